@@ -6,12 +6,12 @@ import codecs
 import os
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait as wait_for
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from select import select as wait_for_data
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
@@ -25,7 +25,6 @@ from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.monitoring.terminal import active_views
 from prefect_parallel_run.node.cores import usable_cores
 from prefect_parallel_run.node.gpus import default_slots, visible_gpus
-from prefect_parallel_run.node.log_files import ENDINGS
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.rpc import start_node
 from prefect_parallel_run.node.slot import Work
@@ -40,6 +39,7 @@ from prefect_parallel_run.runs.spec import StepSpec, planning_of
 
 T = TypeVar("T")
 _DEFAULT_MINI_BATCHES = 3
+_BLOCK = 1 << 16  #: bytes of prints read at a time
 _POLL_INTERVAL = 0.1  #: s between two looks at the process
 
 
@@ -115,15 +115,17 @@ def try_step(spec: StepSpec, folder: Path, choose: Callable[[int], Iterable[int]
     slots = config.process_count_per_node or default_slots(cores, visible_gpus(os.environ))
     settings = node_settings(spec, directory, execution=1, most_slots=1)
     _show_phase("preparing the environment")
-    node = start_node(settings.with_node(name="trial", slots=1, cores=max(1, cores // slots)), None, threading.Event())
-    process = _Process(node, directory.logs)
-    try:
-        receipts = [process.attempt(plan, number) for number in numbers]
-        problems = process.shut_down()
-    except BaseException:
-        node.close(graceful=False)
-        process.observe()
-        raise
+    pipe = folder / "prints"
+    settings = settings.with_node(name="trial", slots=1, cores=max(1, cores // slots), prints=str(pipe))
+    with printing_on_stderr(pipe):
+        node = start_node(settings, None, threading.Event())
+        process = _Process(node)
+        try:
+            receipts = [process.attempt(plan, number) for number in numbers]
+            problems = process.shut_down()
+        except BaseException:
+            node.close(graceful=False)
+            raise
     figures = estimate(plan.summary, receipts, process.start_seconds, process.peak, config, slots)
     memory = psutil.virtual_memory().total if config.compute_target == LOCAL else None
     warnings = (*warnings, *plan.summary.notes, *problems, *trial_warnings(figures, receipts, config, memory))
@@ -135,13 +137,44 @@ def _show_phase(phase: str) -> None:
         view.doing(phase)
 
 
-class _Process:
-    """The child of a node with one slot, in this process; its prints and log lines go to stderr."""
+@contextmanager
+def printing_on_stderr(pipe: Path) -> Iterator[None]:
+    """Print on stderr, in order, all that other processes write to a new named *pipe* during this block."""
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # RDWR: reading waits for the next process instead of ending
+    is_over = threading.Event()
+    printing = begin(lambda: _print_from(descriptor, is_over), name="trial-prints")
+    try:
+        yield
+    finally:
+        is_over.set()
+        printing.result()
+        os.close(descriptor)
 
-    def __init__(self, node: Node, logs: Path) -> None:
-        self._node, self._logs = node, logs
-        self._shown: dict[Path, int] = {}  # bytes of each log
-        self._decoders = defaultdict[Path, Any](lambda: codecs.getincrementaldecoder("utf-8")("backslashreplace"))
+
+def _print_from(pipe: int, is_over: threading.Event) -> None:
+    """Print what can be read from *pipe*; when it is over, return as soon as the pipe is empty."""
+    decoder, is_last = codecs.getincrementaldecoder("utf-8")("backslashreplace"), False
+    while not is_last:
+        is_last = is_over.is_set()
+        wait_for_data([pipe], [], [], _POLL_INTERVAL)
+        with suppress(BlockingIOError):
+            while block := os.read(pipe, _BLOCK):
+                _print(decoder.decode(block))
+    _print(decoder.decode(b"", final=True))
+
+
+def _print(text: str) -> None:
+    if sys.stderr is not None:  # None: it was closed when this process started
+        with suppress(OSError, ValueError):  # it is closed: the processes must neither fail nor wait
+            sys.stderr.write(text)
+
+
+class _Process:
+    """The child of a node with one slot, in this process."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self.peak = 0  #: largest memory, bytes
         self.start_seconds = 0.0  #: the slowest child's
 
@@ -173,15 +206,10 @@ class _Process:
         return future.result()
 
     def observe(self) -> None:
-        """Measure the process and show what it has printed."""
+        """Measure the process."""
         for process in self._node.processes:
             self.peak = max(self.peak, process.peak())
             self.start_seconds = max(self.start_seconds, process.start_seconds)
-        for path in sorted(path for path in self._logs.iterdir() if path.name.endswith(ENDINGS)):
-            with suppress(FileNotFoundError), path.open("rb") as file:  # empty files of ended processes are removed
-                file.seek(min(self._shown.get(path, 0), file.seek(0, os.SEEK_END)))  # a long file is shortened
-                sys.stderr.write(self._decoders[path].decode(file.read()))
-                self._shown[path] = file.tell()
 
 
 def _rows(spec: StepSpec, directory: RunDirectory, receipts: Sequence[Receipt]) -> tuple[str, list[Any]]:

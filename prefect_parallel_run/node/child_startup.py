@@ -130,7 +130,8 @@ class ChildFactory:
         scratch = tempfile.mkdtemp(prefix=f"{process}.", dir=self._scratch)
         environment = self._environment()
         try:
-            child = Child(self.interpreter, environment, scratch, f"{logs}.stdout.txt", f"{logs}.stderr.txt")
+            pipe = self._settings.node.prints
+            child = Child(self.interpreter, environment, scratch, pipe or f"{logs}.stdout.txt", pipe or f"{logs}.stderr.txt")
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise

@@ -37,6 +37,7 @@ class NodeOptions:
     )  #: limits set in the flow process's environment; ``threads`` overrides them
     most_slots: int  #: never more than there are mini-batches
     rows_are_remote: bool = False  #: the node cannot see the run directory: rows are fetched from it
+    prints: str = ""  #: a named pipe that receives the prints and log lines of the processes, instead of their log files
     is_kept: bool = False  #: the worker outlives the flow process: the node needs a watchdog
 
 
@@ -149,7 +150,7 @@ class NodeSettings:
             "process": process,
             "scratch": scratch,
             "log_dir": logs,
-            "log_file": f"{logs}/{process}.log",
+            "log_file": self.node.prints or f"{logs}/{process}.log",
             "metrics_file": f"{logs}/{process}.metrics.jsonl",
             "logging_level": self.script.logging_level,
             "part": f"{self.run.directory}/parts/{process}.part" if self.rows.keep else "",

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -100,6 +101,44 @@ def test_prints_and_log_lines_reach_stderr(step, capfd):
     lines = capfd.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith("mini-batch")] == ["mini-batch 0", "mini-batch 1"]
     assert sum("in init()" in line for line in lines) == 2
+
+
+LONG = """
+import os, sys
+from prefect_parallel_run import EntryScript
+
+def run(paths, context):
+    for number in range(context.minibatch_index * 90, context.minibatch_index * 90 + 90):
+        for stream in (sys.stdout, sys.stderr):
+            print(number, stream.name, "x" * 200_000, file=stream, flush=True)
+        EntryScript().logger.warning("%d <log>", number)
+    if context.minibatch_index == 1:
+        os.abort()
+    return paths
+"""
+
+
+def test_long_prints_are_shown_once_and_in_order(step, tmp_path, capfd):
+    """Over 16 MB, from which on the log files of a run are shortened; also those of a process that crashes."""
+    (tmp_path / "long.py").write_text(LONG)
+    trial = step("long.py", source_directory=str(tmp_path)).try_out()
+    assert [receipt.outcome for receipt in trial.mini_batches] == ["succeeded", "died", "succeeded"]
+    lines = capfd.readouterr().err.splitlines()
+    for stream in ("<stdout>", "<stderr>"):
+        assert [line for line in lines if stream in line] == [f"{number} {stream} {'x' * 200_000}" for number in range(270)]
+    logged = [line.partition(" WARNING ")[2] for line in lines if "<log>" in line]
+    assert logged == [f"{number} <log>" for number in range(270)]
+    assert len(lines) == 3 * 270
+
+
+def test_a_broken_stderr_fails_no_mini_batch(step, tmp_path):
+    """The script has nothing to do with it: its prints neither raise nor wait for a reader."""
+    (tmp_path / "long.py").write_text(LONG)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with suppress(BrokenPipeError), open(writer, "w", buffering=1) as stderr, redirect_stderr(stderr):  # raised when closed
+        trial = step("long.py", source_directory=str(tmp_path)).try_out(1)
+    assert not trial.failures
 
 
 def test_a_character_that_is_printed_in_two_parts(step, tmp_path, capfd):
