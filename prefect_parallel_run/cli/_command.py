@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -128,17 +129,13 @@ def emit(text: str) -> None:
 
 def emit_raw(text: str) -> None:
     """Print part of the result unchanged; paths that are not valid text keep their bytes."""
-    try:
-        stream = getattr(sys.stdout, "buffer", None)
-        if stream is None:
-            sys.stdout.write(text)
-        else:
-            sys.stdout.flush()
-            stream.write(_encode(text))
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        sys.stdout.write(text)
+    else:
         sys.stdout.flush()
-    except BrokenPipeError:
-        close_stdout()
-        raise BrokenOutputError from None
+        stream.write(_encode(text))
+    sys.stdout.flush()
 
 
 def _encode(text: str) -> bytes:
@@ -198,8 +195,44 @@ def command(name: str, *arguments: object) -> str:
     return shlex.join([PROGRAM, name, *map(str, arguments)])
 
 
-def close_stdout() -> None:
-    """Redirect further writes to stdout to the null device, the interpreter's final flush included."""
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, sys.stdout.fileno())
-    os.close(sink)
+def guard_standard_streams() -> None:
+    """Prepare the standard streams of the program for a caller that has closed them, and for readers that exit early.
+
+    A stream that is closed from the start becomes the null device: otherwise the next file to be opened would get its
+    descriptor, and with it what child processes print. Messages to a reader that has exited are dropped; results raise
+    BrokenOutputError, wherever they are printed.
+    """
+    for name in ("stdin", "stdout", "stderr"):  # in the order of their descriptors: the lowest free one is opened
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "r" if name == "stdin" else "w", errors="backslashreplace")  # noqa: SIM115, PTH123  stays open
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+        elif name != "stdin" and stream is getattr(sys, f"__{name}__"):  # not replaced by a caller
+            setattr(sys, name, _guarded(stream))
+
+
+def _guarded(stream: Any) -> io.TextIOWrapper:
+    """Return a stream like *stream*, on the same descriptor."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(_StandardOutput(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering or stream.write_through,  # the latter with PYTHONUNBUFFERED
+    )
+
+
+class _StandardOutput(io.FileIO):
+    """The descriptor of stdout or stderr, which becomes the null device when the reader of its pipe has exited."""
+
+    def write(self, data: Any) -> int:
+        """Write *data*; raise BrokenOutputError for stdout if the reader has exited."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, self.fileno())
+            os.close(sink)
+            if self.fileno() == 1:  # stdout
+                raise BrokenOutputError from None
+            return len(data)

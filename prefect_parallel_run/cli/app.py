@@ -9,7 +9,7 @@ from typing import cast
 
 import click
 
-from prefect_parallel_run.cli._command import MEANING, PROGRAM, RUN_DIR, Exit, close_stdout, notify
+from prefect_parallel_run.cli._command import MEANING, PROGRAM, RUN_DIR, BrokenOutputError, Exit, guard_standard_streams, notify
 
 #: The commands in the order of --help: module of this package and function, and a short help.
 COMMANDS = {
@@ -63,9 +63,12 @@ program = Program(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; raise SystemExit after ``--help`` and for a usage error."""
+    guard_standard_streams()
     try:
         with program.make_context(PROGRAM, list(sys.argv[1:] if arguments is None else arguments)) as context:
-            return int(program.invoke(context))
+            code = int(program.invoke(context))
+            sys.stdout.flush()  # what a replayed script has printed
+            return code
     except click.exceptions.Exit as end:  # --help
         sys.exit(end.exit_code)
     except click.ClickException as error:
@@ -74,6 +77,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # during the import of a command's modules
         notify("cancelled")
         return Exit.CANCELLED
-    except BrokenPipeError:  # --help | head
-        close_stdout()
+    except BrokenOutputError:  # --help | head
         return Exit.BROKEN_PIPE

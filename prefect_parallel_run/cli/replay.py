@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from prefect_parallel_run.cli._command import Exit, emit_json, emit_result, notify
+from prefect_parallel_run.cli._command import BrokenOutputError, Exit, emit_json, emit_result, notify
 from prefect_parallel_run.cli._run_command import RunCommand, open_run
 from prefect_parallel_run.errors import ParallelRunError
 from prefect_parallel_run.execution.replay import replay as run_mini_batch
@@ -32,7 +32,7 @@ def replay(run_directory: str, mini_batch: int, debug: bool, as_json: bool) -> E
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
             call = _call_in_debugger if debug else _call
             result = run_mini_batch(directory, spec, mini_batch, call, lambda text: notify(escape_control_chars(text)))
-    except (ParallelRunError, KeyboardInterrupt):
+    except (ParallelRunError, BrokenOutputError, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  any error of the script is the result of a replay
         traceback.print_exception(error)

@@ -192,6 +192,60 @@ def test_a_broken_pipe_is_silent(program, workshop):
     assert planning.returncode == 141
 
 
+@pytest.mark.parametrize(
+    ("command", "closed"), [("run", "<&- >&- 2>&-"), ("plan", ">&-"), ("try", "2>&-")], ids=["run", "plan", "try"]
+)
+def test_closed_standard_streams_fail_no_command(program, workshop, command, closed):
+    """As some schedulers close them; the files that are opened instead are written as always."""
+    options = [program.config("talks.py"), "--input", workshop.files, "--output", workshop.output]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, command, *map(str, options)]
+    done = subprocess.run(shell, check=False, capture_output=True, text=True, env=program.environment, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (command == "try")
+    if command == "run":
+        program.run("verify", workshop.output)
+
+
+def run_without_reader(program, stream, *arguments):
+    """Run the program with a broken pipe as stdout or stderr; return its exit code, and the text on the other one."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*PROGRAM, *map(str, arguments)]
+    with open(writer, "wb", buffering=0) as broken:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: broken}
+        done = subprocess.run(command, check=False, text=True, env=program.environment, timeout=300, **streams)
+    return done.returncode, done.stderr if stream == "stdout" else done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "try"])
+def test_a_broken_pipe_of_stderr_fails_no_command(program, workshop, command):
+    """The messages are dropped, and the result is printed."""
+    options = [program.config("talks.py"), "--input", workshop.files, "--output", workshop.output]
+    code, result = run_without_reader(program, "stderr", command, *options)
+    assert code == 0
+    assert result
+
+
+def test_a_usage_error_keeps_its_exit_code_without_stderr(program):
+    """It is all that remains of the message."""
+    assert run_without_reader(program, "stderr", "wrong") == (2, "")
+
+
+def test_prints_of_a_replayed_script_may_break_the_pipe(program, workshop):
+    """The script is not reported as failed."""
+    program.run("run", program.config("talks.py"), "--input", workshop.files, "--output", workshop.output)
+    code, messages = run_without_reader(program, "stdout", "replay", "--mini-batch", 0, workshop.output)
+    assert code == 141
+    assert "BrokenOutputError" not in messages
+
+
+def test_a_broken_pipe_ends_help_and_try(program, workshop):
+    """As it ends other commands."""
+    assert run_without_reader(program, "stdout", "--help") == (141, "")
+    options = [program.config("echo.py"), "--input", workshop.files]
+    assert run_without_reader(program, "stdout", "try", *options) == (141, "")
+
+
 def test_help_is_fast(program):
     """It imports no heavy package."""
     code = (
