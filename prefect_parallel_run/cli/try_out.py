@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from prefect_parallel_run._units import MINI_BATCHES, count, format_seconds, for
 from prefect_parallel_run.cli._command import Exit, emit, emit_json
 from prefect_parallel_run.cli._run_command import emit_styled, terminal_view
 from prefect_parallel_run.cli.step_options import StepCommand, read_step_options
-from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.monitoring.logs import escape_control_chars
 from prefect_parallel_run.monitoring.terminal import clipped
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from prefect_parallel_run.execution.trial import TrialResult
 
 _MAX_ROWS = 10  #: shown
-_MAX_WIDTH = 120  #: characters shown of a value
+_MAX_WIDTH = 120  #: characters shown of a row or an error
 _RECEIPT_FIELDS = ("mini_batch", "outcome", "items", "failed", "rows", "seconds", "error_type", "error", "traceback")
 
 
@@ -54,43 +53,36 @@ def try_out(*, as_json: bool, mini_batches: int | None, mini_batch: int | None, 
 
 
 def _print(name: str, result: TrialResult) -> None:
-    figures = result.figures
-    planned = count(figures.mini_batches, *MINI_BATCHES)
-    emit(f"{name}: tried {figures.tried:,} of {planned} in one process; nothing was published")
-    emit_styled(_table(["mini-batch", "items", "rows", "seconds", ""], map(_summary, result.mini_batches), 4))
+    planned = count(result.figures.mini_batches, *MINI_BATCHES)
+    emit(f"{name}: tried {len(result.mini_batches):,} of {planned} in one process; nothing was published")
+    table = Table("mini-batch", "items", "rows", "seconds", "", box=None, pad_edge=False)
+    for column in table.columns[:4]:
+        column.justify = "right"
+    for receipt in result.mini_batches:
+        error = _line(f"{receipt.error_type}: {receipt.error}".strip(": \n").partition("\n")[0])
+        numbers = f"{receipt.mini_batch}", f"{receipt.items:,}", f"{receipt.rows:,}", f"{receipt.seconds:.2f}"
+        table.add_row(*numbers, Text(error))
+    emit_styled(table)
     causes = {receipt.fingerprint: receipt for receipt in reversed(result.failures)}  # the first failure of each
     for receipt in sorted(causes.values()):
         emit_styled(Text(f"\nmini-batch {receipt.mini_batch} failed ({receipt.outcome})", "bold red"))
         emit(escape_control_chars(receipt.traceback or f"{receipt.error_type}: {receipt.error}").rstrip())
+    if result.rows:
+        emit("")
+        for row in ([result.header] if result.header else []) + result.rows[:_MAX_ROWS]:
+            emit(_line(row if isinstance(row, str) else json.dumps(row, default=str)))
+        if (more := len(result.rows) - _MAX_ROWS) > 0:
+            emit(f"… {count(more, 'more row')}")
     emit("")
-    if rows := result.rows[:_MAX_ROWS]:
-        is_text = isinstance(rows[0], str)
-        emit_styled(_table([result.header] if is_text else rows[0], ([row] if is_text else row.values() for row in rows)))
-        more = len(result.rows) - len(rows)
-        emit(f"… {count(more, 'more row')}\n" if more else "")
-    for title, figure in _figures(figures):
+    for title, figure in _figures(result.figures):
         emit(f"{title:<21}{figure}")
     for warning in result.warnings:
         emit_styled(Text.assemble(("warning: ", "bold yellow"), escape_control_chars(warning)))
 
 
-def _summary(receipt: Receipt) -> tuple[str, ...]:
-    error = f"{receipt.error_type}: {receipt.error}".strip(": \n")
-    return f"{receipt.mini_batch}", f"{receipt.items:,}", f"{receipt.rows:,}", f"{receipt.seconds:.2f}", error
-
-
-def _table(names: Iterable[str], rows: Iterable[Iterable[Any]], numbers: int = 0) -> Table:
-    """Return a table of the first line of each value, as a terminal can show it; *numbers* columns are right-aligned."""
-    table = Table(box=None, pad_edge=False, show_header=any(names))
-    for index, name in enumerate(names):
-        table.add_column(_cell(name), justify="right" if index < numbers else "left")
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    return table
-
-
-def _cell(value: Any) -> Text:
-    return Text(clipped(escape_control_chars(str(value).partition("\n")[0]), _MAX_WIDTH))
+def _line(text: str) -> str:
+    """Return a line that a terminal can show, clipped."""
+    return clipped(escape_control_chars(text), _MAX_WIDTH)
 
 
 def _figures(figures: TrialFigures) -> Iterator[tuple[str, str]]:
@@ -103,7 +95,7 @@ def _figures(figures: TrialFigures) -> Iterator[tuple[str, str]]:
         return
     times = figures.seconds_per_item
     lowest, median, highest = (format_seconds(time) if time >= 0.999 else f"{1_000 * time:.3g} ms" for time in times)
-    yield "time per item", f"{median} ({lowest} to {highest})" if figures.tried > 1 else median
+    yield "time per item", f"{median} ({lowest} to {highest})" if lowest < highest else median
     yield (
         "estimated run time",
         f"{format_seconds(figures.wall_seconds)} with {count(figures.processes, 'process', 'processes')}",

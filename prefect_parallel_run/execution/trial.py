@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import wait as wait_for
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from select import select as wait_for_data
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -22,11 +22,12 @@ from prefect_parallel_run.config.model import LOCAL
 from prefect_parallel_run.execution.estimate import TrialFigures, estimate, trial_warnings
 from prefect_parallel_run.execution.execute import node_settings
 from prefect_parallel_run.models import Outcome, Receipt
-from prefect_parallel_run.monitoring.terminal import active_views
+from prefect_parallel_run.monitoring.terminal import RunView, active_views
 from prefect_parallel_run.node.cores import usable_cores
 from prefect_parallel_run.node.gpus import default_slots, visible_gpus
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.rpc import start_node
+from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Work
 from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.parts import Parts
@@ -37,10 +38,9 @@ from prefect_parallel_run.planning.planner import PlanWriter
 from prefect_parallel_run.runs.run_directory import RunDirectory
 from prefect_parallel_run.runs.spec import StepSpec, planning_of
 
-T = TypeVar("T")
 _DEFAULT_MINI_BATCHES = 3
 _BLOCK = 1 << 16  #: bytes of prints read at a time
-_POLL_INTERVAL = 0.1  #: s between two looks at the process
+_POLL_INTERVAL = 0.1  #: s until the end of the prints is noticed
 
 
 class TrialResult(NamedTuple):
@@ -58,11 +58,11 @@ class TrialResult(NamedTuple):
         return tuple(receipt for receipt in self.mini_batches if receipt.outcome != Outcome.SUCCEEDED)
 
 
-def select(mini_batches: int | None, mini_batch: int | None, sample: bool, planned: int) -> Iterable[int]:
+def select(mini_batches: int | None, mini_batch: int | None, sample: bool, planned: int) -> Sequence[int]:
     """Return the numbers of the mini-batches to try, out of *planned* ones; for the other parameters see ``try_out``.
 
-    >>> [list(select(3, None, sample, 100)) for sample in (False, True)], list(select(None, 7, False, 100))
-    ([[0, 1, 2], [16, 50, 83]], [7])
+    >>> select(3, None, False, 100), select(3, None, True, 100), select(None, 7, False, 100)
+    ([0, 1, 2], [16, 50, 83], [7])
 
     Raises:
         ValueError: The parameters are invalid, or the mini-batch does not exist.
@@ -72,7 +72,7 @@ def select(mini_batches: int | None, mini_batch: int | None, sample: bool, plann
         if not is_int(mini_batches) or mini_batches < 1:
             raise ValueError(f"mini_batches: expected a positive integer, got {mini_batches!r}")
         tried = min(mini_batches, planned)
-        return ((2 * index + 1) * planned // (2 * tried) if sample else index for index in range(tried))
+        return [(2 * index + 1) * planned // (2 * tried) if sample else index for index in range(tried)]
     if mini_batches is not None or sample:
         values = f"mini_batch={mini_batch!r}, mini_batches={mini_batches!r}, sample={sample!r}"
         raise ValueError(f"set either mini_batch, or mini_batches and sample, got {values}")
@@ -92,7 +92,7 @@ def refuse_output_in(arguments: Any, output: Any) -> None:
             raise ValueError(f"arguments: {argument!r} contains the output, where a trial must not write; {advice}")
 
 
-def try_step(spec: StepSpec, folder: Path, choose: Callable[[int], Iterable[int]], warnings: Sequence[str]) -> TrialResult:
+def try_step(spec: StepSpec, folder: Path, choose: Callable[[int], Sequence[int]], warnings: Sequence[str]) -> TrialResult:
     """Run some mini-batches, once each, and return their rows and figures; see ``ParallelRunStep.try_out``.
 
     Args:
@@ -103,37 +103,55 @@ def try_step(spec: StepSpec, folder: Path, choose: Callable[[int], Iterable[int]
     """
     choose(sys.maxsize)  # raises for what no plan can have, before planning
     config, directory = spec.config, RunDirectory(folder)
-    check_models(config.models)
-    directory.make()
-    _show_phase("planning")
-    planning = planning_of(config, spec.in_run(directory).datasets, folder / "partitions")
-    Background("planning", partial(planning.write, PlanWriter(directory.plan))).wait()
-    plan = Plan(directory.plan)
-    numbers = choose(plan.summary.mini_batches)
+    plan = _plan(spec, directory)
     # Remote nodes are assumed to be like this machine.
     cores = usable_cores(config.node_count if config.compute_target == LOCAL else 1)
     slots = config.process_count_per_node or default_slots(cores, visible_gpus(os.environ))
     settings = node_settings(spec, directory, execution=1, most_slots=1)
-    _show_phase("preparing the environment")
-    pipe = folder / "prints"
-    settings = settings.with_node(name="trial", slots=1, cores=max(1, cores // slots), prints=str(pipe))
-    with printing_on_stderr(pipe):
+    settings = settings.with_node(name="trial", slots=1, cores=max(1, cores // slots), prints=str(folder / "prints"))
+    receipts, memory, problems = _run(settings, plan, choose(plan.summary.mini_batches))
+    succeeded = [receipt for receipt in receipts if receipt.outcome == Outcome.SUCCEEDED]
+    figures = estimate(plan.summary, succeeded, _start_seconds(directory), memory, config, slots)
+    available = psutil.virtual_memory().total if config.compute_target == LOCAL else None
+    warnings = (*warnings, *plan.summary.notes, *problems, *trial_warnings(figures, succeeded, config, available))
+    return TrialResult(*_rows(spec, directory, succeeded), tuple(receipts), figures, warnings)
+
+
+def _plan(spec: StepSpec, directory: RunDirectory) -> Plan:
+    check_models(spec.config.models)
+    directory.make()
+    _show_phase(active_views(), "planning")
+    planning = planning_of(spec.config, spec.in_run(directory).datasets, directory.path / "partitions")
+    Background("planning", partial(planning.write, PlanWriter(directory.plan))).wait()
+    return Plan(directory.plan)
+
+
+def _run(settings: NodeSettings, plan: Plan, numbers: Sequence[int]) -> tuple[list[Receipt], int, list[str]]:
+    """Run mini-batches; return the attempts, the largest memory of a process, bytes, and the problems of the node."""
+    receipts, memory = list[Receipt](), 0
+    show, first = partial(_show_phase, active_views()), next(iter(numbers), 0)
+    with printing_on_stderr(Path(settings.node.prints)):
+        show("preparing the environment")
         node = start_node(settings, None, threading.Event())
-        process = _Process(node)
         try:
-            receipts = [process.attempt(plan, number) for number in numbers]
-            problems = process.shut_down()
+            show("import and init()")
+            node.slots.on_ready(lambda _: show(f"mini-batch {first}"))
+            for number in numbers:
+                if receipts:
+                    show(f"mini-batch {number}")
+                receipts.append(_attempt(node, plan, number))
+                memory = max([memory, *(process.peak() for process in node.processes)])
+            show("shutdown()")
+            problems = node.close(graceful=True)
         except BaseException:
             node.close(graceful=False)
             raise
-    figures = estimate(plan.summary, receipts, process.start_seconds, process.peak, config, slots)
-    memory = psutil.virtual_memory().total if config.compute_target == LOCAL else None
-    warnings = (*warnings, *plan.summary.notes, *problems, *trial_warnings(figures, receipts, config, memory))
-    return TrialResult(*_rows(spec, directory, receipts), tuple(receipts), figures, warnings)
+    lines = (line for batch in node.log.recent_logs() for line in batch["lines"])
+    return receipts, memory, problems + [text for _, name, text in lines if name == settings.node.name]
 
 
-def _show_phase(phase: str) -> None:
-    for view in active_views():
+def _show_phase(views: Sequence[RunView], phase: str) -> None:
+    for view in views:
         view.doing(phase)
 
 
@@ -165,67 +183,37 @@ def _print_from(pipe: int, is_over: threading.Event) -> None:
 
 
 def _print(text: str) -> None:
-    if sys.stderr is not None:  # None: it was closed when this process started
-        with suppress(OSError, ValueError):  # it is closed: the processes must neither fail nor wait
-            sys.stderr.write(text)
+    with suppress(OSError, ValueError, AttributeError):  # stderr is closed or None: the processes must neither fail nor wait
+        sys.stderr.write(text)
 
 
-class _Process:
-    """The child of a node with one slot, in this process."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self.peak = 0  #: largest memory, bytes
-        self.start_seconds = 0.0  #: the slowest child's
-
-    def attempt(self, plan: Plan, number: int) -> Receipt:
-        """Run a mini-batch and return its receipt; raises EntryScriptError if the script cannot start."""
-        (work,), (items,) = plan.works(number, number + 1), plan.items(number, number + 1)
-        works = [Work.of(number, 1, work.encode("ascii"))]
-        result = self._wait(f"mini-batch {number}", lambda: self._node.run(number, works))
-        if result.failure is not None:
-            raise result.failure.as_error(self._node.settings.script.path)
-        (receipt,) = result.receipts
-        return receipt if receipt.items >= 0 else receipt._replace(items=items, failed=items)
-
-    def shut_down(self) -> list[str]:
-        """Have the script call shutdown(), end the process, and return the problems with both."""
-        problems = self._wait("shutdown()", lambda: self._node.close(graceful=True))
-        lines = (line for batch in self._node.log.recent_logs() for line in batch["lines"])
-        return problems + [text for _, name, text in lines if name == self._node.settings.node.name]
-
-    def _wait(self, phase: str, call: Callable[[], T]) -> T:
-        """Return the result of a call, which Ctrl-C does not interrupt: closing the node ends it."""
-        future, is_done = begin(call, name="trial"), False
-        while not is_done:
-            is_done = bool(wait_for([future], timeout=_POLL_INTERVAL).done)
-            self.observe()
-            processes = self._node.processes
-            is_starting = processes and not any(process.start_seconds for process in processes)
-            _show_phase("import and init()" if is_starting else phase)
-        return future.result()
-
-    def observe(self) -> None:
-        """Measure the process."""
-        for process in self._node.processes:
-            self.peak = max(self.peak, process.peak())
-            self.start_seconds = max(self.start_seconds, process.start_seconds)
+def _attempt(node: Node, plan: Plan, number: int) -> Receipt:
+    """Run a mini-batch and return its receipt; raises EntryScriptError if the script cannot start."""
+    (work,), (items,) = plan.works(number, number + 1), plan.items(number, number + 1)
+    result = node.run(number, [Work.of(number, 1, work.encode("ascii"))])
+    if result.failure is not None:
+        raise result.failure.as_error(node.settings.script.path)
+    (receipt,) = result.receipts
+    return receipt if receipt.items >= 0 else receipt._replace(items=items, failed=items)
 
 
-def _rows(spec: StepSpec, directory: RunDirectory, receipts: Sequence[Receipt]) -> tuple[str, list[Any]]:
+def _start_seconds(directory: RunDirectory) -> float:
+    """Return the seconds that import and init() took in the slowest process."""
+    logs = directory.logs.glob("trial.processes.jsonl")
+    events = [json.loads(line) for log in logs for line in log.read_bytes().splitlines()]
+    return max((event["import_seconds"] + event["init_seconds"] for event in events if event["event"] == "ready"), default=0.0)
+
+
+def _rows(spec: StepSpec, directory: RunDirectory, succeeded: Sequence[Receipt]) -> tuple[str, list[Any]]:
     """Publish the rows in the temporary output, and return header and rows of that file."""
-    places = [receipt for receipt in receipts if receipt.outcome == Outcome.SUCCEEDED]
-    if spec.result is None or not places:
+    if spec.result is None or not succeeded:
         return "", []
     name, options, path = spec.config.result_format, spec.config.append_row_csv_options or {}, Path(spec.result)
     with Parts(directory.parts) as parts:
-        publish(places, parts, path, name, "trial", options)
+        publish(succeeded, parts, path, name, "trial", options)
     if OUTPUT_FORMATS[name].has_one_schema:
         from pyarrow.dataset import dataset  # noqa: PLC0415  0.1 s that text formats do not need
 
         return "", dataset(path, format=name).to_table().to_pylist()
-    data, length = path.read_bytes(), next((place.header for place in places if place.header), 0)
-    header, rows = (
-        part.decode(options.get("encoding") or "utf-8", "surrogateescape") for part in (data[:length], data[length:])
-    )
-    return header.removesuffix("\n"), rows.split("\n")[:-1]
+    rows = path.read_bytes().decode(options.get("encoding") or "utf-8", "surrogateescape").split("\n")[:-1]
+    return rows.pop(0) if any(receipt.header for receipt in succeeded) else "", rows

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,6 @@ class ProcessRecord:
     def __init__(self, log: ProcessLog, process: str, pid: int, slot: int | None) -> None:
         self._log = log
         self.process, self.pid, self.slot = process, pid, slot
-        self.start_seconds = 0.0  #: import of the script and init(), once it is ready
         self._usage = psutil.Process(pid)
 
     def resident(self) -> int:
@@ -242,16 +241,14 @@ class ProcessRecord:
 
     def peak(self) -> int:
         """Return the largest resident memory that it has had, bytes; 0 after it has exited."""
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError, IndexError):  # IndexError: it exits
             status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")  # psutil lacks this value
-        except (FileNotFoundError, ProcessLookupError):
-            return 0
-        kilobytes = status.partition("VmHWM:")[2].split(maxsplit=1)  # none while it exits
-        return int(kilobytes[0]) << 10 if kilobytes else 0
+            return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) << 10
+        return 0
 
     def ready(self, slot: int, import_seconds: float, init_seconds: float) -> None:
         """Record that init() has returned and that the child works in *slot*."""
-        self.slot, self.start_seconds = slot, import_seconds + init_seconds
+        self.slot = slot
         seconds = {"import_seconds": round(import_seconds, 3), "init_seconds": round(init_seconds, 3)}
         self._log.add_event("ready", self.process, slot=slot, **seconds)
 

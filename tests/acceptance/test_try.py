@@ -99,7 +99,11 @@ def test_a_run_publishes_the_rows_of_a_trial(workshop, shared_cluster, row_forma
     assert not workshop.output.exists()
     result = step()
     assert not result.reused
-    assert (result.rows, result.mini_batches_total) == (len(trial.rows), len(trial.mini_batches)) == (300, trial.figures.tried)
+    assert (
+        (result.rows, result.mini_batches_total)
+        == (len(trial.rows), len(trial.mini_batches))
+        == (300, trial.figures.mini_batches)
+    )
     if row_format in ("parquet", "orc"):
         read = pd.read_parquet if row_format == "parquet" else pd.read_orc
         pd.testing.assert_frame_equal(pd.DataFrame(trial.rows), read(result.output_file))

@@ -65,7 +65,7 @@ def test_the_first_mini_batches_of_files(step, files):
     assert trial.rows == [str(files / f"f{number:03d}.txt") for number in range(20)]
     assert (numbers(trial), trial.failures, trial.warnings) == ([0, 1], (), ())
     figures = trial.figures
-    assert (figures.mini_batches, figures.items, figures.tried, figures.processes) == (10, 100, 2, 3)
+    assert (figures.mini_batches, figures.items, figures.processes) == (10, 100, 3)
     assert figures.memory > 1 << 20
     assert figures.start_seconds > 0
     assert figures.wall_seconds > figures.start_seconds

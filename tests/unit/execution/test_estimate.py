@@ -22,10 +22,10 @@ SECONDS = st.integers(0, 100000 * 10**9).map(lambda nanoseconds: nanoseconds / 1
 COUNTS = st.integers(1, 10**6)
 
 
-def receipt(number, seconds, items=10, rows=None, outcome=Outcome.SUCCEEDED):
+def receipt(number, seconds, items=10, rows=None):
     rows = items if rows is None else rows
     fields = {"part": "", "offset": 0, "header": 0, "length": 0, "crc": 0, "started": 0.0, "seconds": seconds}
-    return Receipt(number, 1, outcome, items, min(rows, items), items - min(rows, items), rows, **fields)
+    return Receipt(number, 1, Outcome.SUCCEEDED, items, min(rows, items), items - min(rows, items), rows, **fields)
 
 
 def plan(mini_batches, items):
@@ -34,9 +34,9 @@ def plan(mini_batches, items):
 
 def test_the_estimate_takes_the_median_per_item():
     """The first mini-batch of a process is often slow."""
-    receipts = [receipt(0, 90.0), receipt(1, 10.0), receipt(2, 20.0), receipt(3, 0.0, outcome=Outcome.RAISED)]
+    receipts = [receipt(0, 90.0), receipt(1, 10.0), receipt(2, 20.0)]
     figures = estimate(plan(9, 90), receipts, 5.0, 1 << 20, CONFIG, slots=2)
-    assert (figures.tried, figures.processes) == (4, 4)
+    assert figures.processes == 4
     assert figures.seconds_per_item == (1.0, 2.0, 9.0)
     assert figures.process_hours == pytest.approx((4 * 5 + 90 * 2) / 3600)
     assert figures.wall_seconds == 5 + 3 * 20  # nine mini-batches of 20 s on four processes
@@ -49,10 +49,10 @@ def test_pace_lengthens_the_estimate():
     assert figures.wall_seconds == 1 + 600
 
 
-@pytest.mark.parametrize("receipts", [[], [receipt(0, 1.0, outcome=Outcome.TIMED_OUT)]], ids=["none", "failed"])
-def test_without_a_success_there_is_no_estimate(receipts):
+@pytest.mark.parametrize("mini_batches", [0, 10])
+def test_without_a_success_there_is_no_estimate(mini_batches):
     """The time of a failure says nothing about the others."""
-    figures = estimate(plan(len(receipts), 10), receipts, 1.0, 0, CONFIG, slots=1)
+    figures = estimate(plan(mini_batches, mini_batches), [], 1.0, 0, CONFIG, slots=1)
     assert (figures.seconds_per_item, figures.process_hours, figures.wall_seconds) == (None, None, None)
 
 
@@ -75,7 +75,7 @@ def test_estimates_are_consistent(measured, mini_batches, per_batch, start, slot
 @given(COUNTS, st.integers(1, 100), st.booleans())
 def test_selected_mini_batches_exist_and_differ(planned, number, sample):
     """They are in the order of the plan, and as many as were asked for if the plan has them."""
-    chosen = list(select(number, None, sample, planned))
+    chosen = select(number, None, sample, planned)
     assert len(chosen) == min(number, planned)
     assert chosen == sorted(set(chosen))
     assert set(chosen) <= set(range(planned)) if planned < 1000 else 0 <= chosen[0] <= chosen[-1] < planned
