@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect_parallel_run.child.entry_script import Context, EntryScript, Script, as_script, load
-from prefect_parallel_run.child.event_loop import TaskNotCancelled
+from prefect_parallel_run.child.event_loop import TaskNotCancelled, ThreadNotEnded
 from prefect_parallel_run.child.functions import NotAnEntryScript
 from prefect_parallel_run.child.input_columns import FILE_VALUES, FIRST_ROW, InputColumns, UnmatchedRows
 from prefect_parallel_run.child.rows import ROW_FORMATS, FormatName, WrongType, encode, has_columns, materialize, to_frame
 from prefect_parallel_run.errors import InputError
 
-__all__ = ["NotAnEntryScript", "ScriptResult", "TaskNotCancelled", "UnmatchedRows", "WrongType", "run_script"]
+__all__ = ["NotAnEntryScript", "ScriptResult", "TaskNotCancelled", "ThreadNotEnded", "UnmatchedRows", "WrongType", "run_script"]
 
 
 class ScriptResult(NamedTuple):
@@ -73,6 +73,7 @@ def run_script(
         UnmatchedRows: ``run()`` did not return one row for every item, which *append_row_input_columns* requires.
         WrongType: ``run()`` returned a value without rows.
         TaskNotCancelled: A task of an asynchronous script does not end when it is cancelled.
+        ThreadNotEnded: A function given to ``asyncio.to_thread`` does not return after the end of the script.
 
     Example:
         ::

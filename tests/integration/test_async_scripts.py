@@ -62,6 +62,13 @@ def test_tasks_left_behind_end_with_their_mini_batch(bench, files):
     assert printed(bench) == "cancelled left over\nshutdown on 1 loop\ncancelled heart\n"
 
 
+def test_a_thread_left_behind_is_named_at_the_end(bench, files):
+    """The process, which never exits by itself then, is killed."""
+    slot = bench.slot("async_steps.py", "--how", "thread", "--poison", "1")
+    assert bench.rows(bench.attempt(slot, bench.works(files)[:3])) == ["1 heart"] * 30
+    assert re.search(r"ThreadNotEnded: a thread still runs .*: asyncio_0, wait\(\) in threading.py, line", slot.shut_down())
+
+
 def test_an_async_generator_cannot_start(bench):
     """Calling it would run nothing."""
     with pytest.raises(SlotUnusableError) as caught:

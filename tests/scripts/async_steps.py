@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import threading
 
 from prefect_parallel_run import parallel_run
 from prefect_parallel_run.child import event_loop
@@ -55,6 +56,9 @@ async def run(mini_batch, context):
             TASKS.append(asyncio.create_task(forever("left over")))
         if args.how == "stubborn":
             TASKS.append(asyncio.create_task(stubborn(), name="poll"))
+        if args.how == "thread":
+            event_loop._PATIENCE = 0.1
+            TASKS.append(asyncio.create_task(asyncio.to_thread(threading.Event().wait)))
         if args.how == "not_awaited":
             return ["row", *(fail() for _ in mini_batch)]
         if args.how == "tasks":

@@ -1,6 +1,7 @@
 """No task of a mini-batch continues in the next one; those of init() continue until the end."""
 
 import asyncio
+import threading
 from contextlib import closing, nullcontext, suppress
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_parallel_run.child import event_loop
-from prefect_parallel_run.child.event_loop import EventLoop, TaskNotCancelled
+from prefect_parallel_run.child.event_loop import EventLoop, TaskNotCancelled, ThreadNotEnded
 
 KINDS = ["waits", "ends", "starts one", "starts one when cancelled", "raises when cancelled", "in a thread"]
 
@@ -153,3 +154,55 @@ def test_close_ends_generators_and_threads(loop):
     assert loop.resolve(use(generator), keeps_tasks=True) == 1
     loop.close()
     assert sorted(ended) == ["generator", "thread"]
+
+
+@pytest.fixture
+def release():
+    """Lets the threads of a test end, which would otherwise outlive it."""
+    event, before = threading.Event(), set(threading.enumerate())
+    yield event
+    event.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_thread_that_does_not_end_is_named(loop, release):
+    """On every version of Python. The loop stays open: the thread may call it."""
+    started = threading.Event()
+
+    def hang():
+        started.set()
+        release.wait()
+
+    async def run():
+        asyncio.get_running_loop().run_in_executor(None, hang)
+
+    loop.resolve(run(), keeps_tasks=False)
+    started.wait()
+    named = r"asyncio_0, wait\(\) in threading.py, .*, hang\(\) in test_event_loop.py, line \d+; expected the function"
+    for _ in range(2):
+        with pytest.raises(ThreadNotEnded, match=named):
+            loop.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_generator_that_does_not_end_is_cancelled(loop):
+    ended = []
+
+    async def numbers():
+        try:
+            yield 1
+        finally:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("cancelled")
+
+    async def first(generator):
+        return await generator.__anext__()
+
+    generator = numbers()
+    assert loop.resolve(first(generator), keeps_tasks=True) == 1
+    loop.close()
+    assert ended == ["cancelled"]
