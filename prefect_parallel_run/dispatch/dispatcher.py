@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -33,6 +34,7 @@ from prefect_parallel_run.dispatch.events import (
     Resize,
     ResumeScheduling,
     SlotReady,
+    SlotUnusable,
     SubmitLease,
     Tick,
 )
@@ -44,7 +46,7 @@ from prefect_parallel_run.errors import ComputeTargetError, LimitExceededError, 
 from prefect_parallel_run.models import Outcome, Receipt
 from prefect_parallel_run.node.child_startup import StartFailure
 from prefect_parallel_run.node.node import LeaseResult
-from prefect_parallel_run.node.rpc import ready_topic, script_log_topic
+from prefect_parallel_run.node.rpc import script_log_topic, slot_topic
 from prefect_parallel_run.planning.plan import PlanReader
 from prefect_parallel_run.planning.planner import Planner
 from prefect_parallel_run.runs import events
@@ -108,7 +110,7 @@ class Dispatcher:
             RowsDifferError: The rows of two mini-batches do not fit into one result.
         """
         topics: dict[str, Callable[[tuple[float, dict[str, Any]]], None]] = {
-            ready_topic(self._nodes.token): self._report_ready,
+            slot_topic(self._nodes.token): self._report_slot,
             script_log_topic(self._nodes.token): lambda event: self._script_logs.add(event[1]),
         }  # called on the client's thread
         for topic, handler in topics.items():
@@ -136,9 +138,11 @@ class Dispatcher:
             if self._script_logs.left_out:
                 self._emit(events.ScriptLinesDropped(self._script_logs.left_out))
 
-    def _report_ready(self, event: tuple[float, dict[str, Any]]) -> None:
-        """Queue the event of a started process; newer schedulers add the key ``worker`` to it."""
-        self._events.put(SlotReady(event[1]["node"], event[1]["as_of"]))
+    def _report_slot(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Queue the event of a slot; newer schedulers add the key ``worker`` to it."""
+        node, slots, failure, as_of = (event[1][key] for key in ("node", "slots", "failure", "as_of"))
+        failure = json.loads(failure)
+        self._events.put(SlotUnusable(node, slots, StartFailure(*failure), as_of) if failure else SlotReady(node, as_of))
 
     def _step(self) -> None:
         self._nodes.poll()
@@ -191,6 +195,9 @@ class Dispatcher:
     def _event(self, message: Message) -> Event:
         if isinstance(message, tuple):
             return self._lease_event(*message)
+        if isinstance(message, SlotUnusable):
+            self._start_failure = self._start_failure or message.failure
+            self._emit(events.SlotFailed(message.node, message.failure))
         return self._forget(message.node) if isinstance(message, NodeLeft) else message
 
     def _lease_event(self, number: int, outcome: LeaseResult | BaseException) -> Event:
@@ -212,9 +219,7 @@ class Dispatcher:
                 raise OutputError(self._settings.run.directory, f"node {lease.node}: {outcome}") from outcome
             raise outcome
         self._transport.complete(number)
-        if outcome.failure is not None:
-            self._start_failure = self._start_failure or outcome.failure
-            self._emit(events.SlotFailed(lease.node, outcome.failure))
+        self._start_failure = self._start_failure or outcome.failure
         return LeaseFinished(number, outcome.receipts, outcome.slots, outcome.as_of)
 
     def _scale(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prefect_parallel_run.models import Breach, FailureLimits, Lease, Receipt
+from prefect_parallel_run.node.child_startup import StartFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,16 @@ class SlotReady:
     """A process of a node has started and can run its first mini-batch."""
 
     node: str
+    as_of: int = 0  #: number of the node's last resize at that time
+
+
+@dataclass(frozen=True, slots=True)
+class SlotUnusable:
+    """A slot of a node has no process and cannot start one."""
+
+    node: str
+    slots: int  #: remaining slots of the node
+    failure: StartFailure
     as_of: int = 0  #: number of the node's last resize at that time
 
 
@@ -112,7 +123,7 @@ class Tick:
 
 
 ControlCommand = Paused | Continued | LimitsChanged | ProcessesChanged
-NodeEvent = NodeOpened | SlotReady | NodeLeft | NodesOpening | NodeResized
+NodeEvent = NodeOpened | SlotReady | SlotUnusable | NodeLeft | NodesOpening | NodeResized
 Event = NodeEvent | LeaseFinished | LeaseShortened | PlanGrew | PlanEnded | ControlCommand | Tick
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady
+from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady, SlotUnusable
 from prefect_parallel_run.models import Lease
 
 _MAX_OUTDATED = 64  #: outdated heap entries to keep beyond the number of nodes
@@ -55,6 +55,7 @@ class SlotAccounting:
         self.slots = 0  #: total over all nodes
         self.nodes: dict[str, _Node] = {}  #: the current nodes, by name
         self._early: Counter[str] = Counter()  # slots that were ready before their node joined
+        self._usable: dict[tuple[str, int], int] = {}  # slots of a node that has lost some since a resize, by its number
         self._loads = NodeLoads()
 
     @property
@@ -82,8 +83,7 @@ class SlotAccounting:
     def idle_node(self) -> str | None:
         """Return the node with the most idle slots, or None.
 
-        With no idle slot and no lease on any node, this is a node whose processes are starting: only the answer to a lease
-        reports that they all failed.
+        With no idle slot and no lease on any node, this is a node whose processes are starting.
         """
         if free := self.free():
             return max(free, key=free.__getitem__)
@@ -94,9 +94,9 @@ class SlotAccounting:
 
     def add_node(self, name: str, slots: int) -> None:
         """Add a node."""
-        self.nodes[name] = _Node(slots, ready=min(slots, self._early.pop(name, 0)))
-        self._update_load(name)
-        self.slots += slots
+        node = self.nodes[name] = _Node(0)
+        self._set_slots(name, slots)
+        node.ready = min(node.slots, self._early.pop(name, 0))
 
     def record_ready(self, event: SlotReady) -> None:
         """Record that the process of a slot has started."""
@@ -107,6 +107,13 @@ class SlotAccounting:
             node.ready += 1
         elif event.as_of > node.as_of:  # arrived before the answer to the resize
             node.ahead[event.as_of] += 1
+
+    def record_unusable(self, event: SlotUnusable) -> None:
+        """Record that a slot cannot be used; a node that has not joined, or answered its resize, has fewer slots from then."""
+        change = event.node, event.as_of
+        self._usable[change] = min(self._usable.get(change, event.slots), event.slots)
+        if (node := self.nodes.get(event.node)) is not None:
+            self._set_slots(event.node, node.slots)
 
     def resize(self, event: NodeResized) -> None:
         """Record the new slots of a node, unless a later resize is known."""
@@ -120,6 +127,7 @@ class SlotAccounting:
 
     def _set_slots(self, name: str, slots: int) -> None:
         node = self.nodes[name]
+        slots = min(slots, self._usable.get((name, node.as_of), slots))
         self.slots += slots - node.slots
         node.slots = slots
         self._update_load(name)

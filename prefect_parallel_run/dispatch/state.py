@@ -137,6 +137,8 @@ class RunState:
                 instructions += self._join(node, slots)
             case events.SlotReady():
                 self._accounting.record_ready(event)
+            case events.SlotUnusable():
+                self._accounting.record_unusable(event)
             case events.NodeResized():
                 self._accounting.resize(event)
             case events.NodeLeft(node):
@@ -154,8 +156,6 @@ class RunState:
                 self._progress.is_growing = False
             case events.Paused() | events.Continued() | events.LimitsChanged() | events.ProcessesChanged():
                 instructions += self._apply_command(event)
-            case events.Tick():
-                pass
         return [*instructions, *self._next_instructions(now)]
 
     def stop(self) -> None:

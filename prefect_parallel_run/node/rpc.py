@@ -6,6 +6,7 @@ All of them are called through ``Client.run``, except ``run_lease``, which is a 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -26,7 +27,7 @@ from prefect_parallel_run.node.node import LeaseResult, Node
 from prefect_parallel_run.node.remote_setup import Incoming, PreflightRequest, PreflightResult, run_checks, unpacked
 from prefect_parallel_run.node.settings import NodeFacts, NodeSettings
 from prefect_parallel_run.node.slot import Work
-from prefect_parallel_run.node.slot_pool import Resized
+from prefect_parallel_run.node.slot_pool import Resized, SlotReport
 
 KEEP_ALIVE_INTERVAL = 5.0  #: s between two keep-alives of a flow process
 _PATIENCE = 40.0  #: s without a keep-alive after which a node is closed: workers of a shared cluster outlive the step
@@ -161,15 +162,20 @@ async def open_node(settings: NodeSettings, access: NodeAccess | None, dask_work
     with _wrap_os_errors(dask_worker):
         adapted = _with_access(settings, access)
         node = await asyncio.to_thread(_open_once, dask_worker, adapted, int(dask_worker.state.nthreads), over)
-    message = {"node": node.settings.node.name}
-    node.slots.on_ready(lambda as_of: dask_worker.log_event(ready_topic(token), {**message, "as_of": as_of}))
+
+    def report_slot(report: SlotReport) -> None:
+        failure = json.dumps(report.failure)  # the msgpack of Dask refuses lone surrogates
+        message = {"node": node.settings.node.name, "as_of": report.as_of, "slots": report.slots, "failure": failure}
+        dask_worker.log_event(slot_topic(token), message)
+
+    node.slots.on_report(report_slot)
     node.log.on_script_log(lambda batch: dask_worker.log_event(script_log_topic(token), batch))
     return node.facts
 
 
-def ready_topic(token: str) -> str:
-    """Return the topic of the Dask events that report a slot as ready for its first mini-batch."""
-    return f"parallel-run-ready-{token}"
+def slot_topic(token: str) -> str:
+    """Return the topic of the Dask events that report a slot as ready for its first mini-batch, or as unusable."""
+    return f"parallel-run-slot-{token}"
 
 
 def script_log_topic(token: str) -> str:

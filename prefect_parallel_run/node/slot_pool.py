@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from prefect_parallel_run.node.child_startup import StartFailure
@@ -21,6 +22,14 @@ class Resized(NamedTuple):
     ready: int  #: of these, slots whose child has started
     as_of: int  #: number of the resize that led to this
     leaving: tuple[int, ...]  #: leases whose slots are retired and close after them
+
+
+class SlotReport(NamedTuple):
+    """A slot's first child has started, or a slot has no child and cannot start one."""
+
+    as_of: int  #: number of the last resize
+    slots: int  #: active slots
+    failure: StartFailure | None  #: None: it has started
 
 
 class SlotPool:
@@ -43,8 +52,8 @@ class SlotPool:
         self._problems: list[str] = []  # errors in shutdown()
         self._failures: queue.SimpleQueue[StartFailure] = queue.SimpleQueue()
         self._next_number = self._as_of = 0
-        self._ready_callback: Callable[[int], None] | None = None
-        self._unreported = 0  # slots that became ready before there was a callback
+        self._report_callback: Callable[[SlotReport], None] | None = None
+        self._unreported: list[SlotReport] = []  # from before there was a callback
         self._is_closed = False  # no slot is left, or the node is closing
         self._lock = threading.Condition()  # for all of this
         self._start([self._add(index) for index in range(count)])
@@ -88,6 +97,8 @@ class SlotPool:
             if not self._active:
                 self._is_closed = True
                 self._lock.notify_all()
+            report = self._report(failure)
+        report()
 
     def try_retire(self, slot: Slot) -> bool:
         """Retire a slot whose script asks for one process less; return False for the last one, which is needed."""
@@ -131,12 +142,12 @@ class SlotPool:
         self._start(fresh)
         return resized
 
-    def on_ready(self, callback: Callable[[int], None]) -> None:
-        """Call *callback* with the number of the last resize for every slot that becomes ready, or already is."""
+    def on_report(self, callback: Callable[[SlotReport], None]) -> None:
+        """Call *callback* for every slot that becomes ready or fails, or already has."""
         with self._lock:
-            self._ready_callback, unreported = callback, self._unreported
-        for _ in range(unreported):
-            callback(0)
+            self._report_callback, unreported = callback, self._unreported
+        for report in unreported:
+            callback(report)
 
     def close(self, *, graceful: bool) -> list[str]:
         """Stop all children, with shutdown() when *graceful*; return the errors in shutdown(), also of retired slots."""
@@ -191,11 +202,15 @@ class SlotPool:
         """Record that a slot is ready, and return a function that reports it."""
         with self._lock:
             self._ready.add(slot)
-            callback, as_of = self._ready_callback, self._as_of
-            if not self._is_active(slot):
-                return lambda: None
-            self._unreported += callback is None
-            return lambda: None if callback is None else callback(as_of)
+            return self._report(None) if self._is_active(slot) else lambda: None
+
+    def _report(self, failure: StartFailure | None) -> Callable[[], None]:
+        """Return a function that reports a slot; called with the lock held."""
+        report = SlotReport(self._as_of, len(self._active), failure)
+        if self._report_callback is not None:
+            return partial(self._report_callback, report)
+        self._unreported.append(report)
+        return lambda: None
 
     # Retiring; all but _shut_down and _remove are called with the lock held
 

@@ -21,13 +21,16 @@ class Resizable:
 
     def __init__(self, bench, files):
         self.bench, self.works = bench, bench.works(files)
-        self.node, self.threads, self.results, self.ready = None, {}, {}, []
+        self.node, self.threads, self.results, self.ready, self.failed = None, {}, {}, [], []
 
     def open(self, script, *arguments, **changes):
         settings = self.bench.settings(script, *arguments, **{"token": f"resize-{os.getpid()}", "most_slots": 99, **changes})
         self.node = Node(settings)
-        self.node.slots.on_ready(self.ready.append)
+        self.node.slots.on_report(self.report)
         return self.node
+
+    def report(self, report):
+        (self.ready if report.failure is None else self.failed).append(report.as_of)
 
     def lives(self, *arguments, **changes):
         return self.open("lives.py", "--log", str(self.bench.log), *arguments, **changes)
@@ -145,6 +148,7 @@ def test_a_failed_node_is_not_revived(made):
     """It has reported the failure; other nodes may work."""
     node = made.lives("--imports", "raise", slots=1)
     wait_until(lambda: node.slots.count() == (0, 0))
+    wait_until(lambda: made.failed == [0])
     assert node.resize(3, 1) == (0, 0, 1, ())
     assert node.run(1, [Work(0, 1, b"")]).slots == 0
 

@@ -99,6 +99,26 @@ def test_fewer_nodes_than_asked(workshop, start_cluster, caplog):
     assert verified(found["result"])
 
 
+def test_a_node_that_cannot_start_is_reported_without_a_lease(workshop, start_cluster, caplog):
+    """A paced step sends mini-batches to idle processes only: here, the first of them waits for the report."""
+    cluster, gate = start_cluster("a"), workshop.folder / "open"
+    settings = {"node_count": 2, "min_nodes": 1, "process_count_per_node": 1, "run_invocation_timeout": 300}
+    settings |= {"mini_batches_per_minute": 600, "compute_target": cluster.address}
+    step = workshop.step("one_node_starts.py", "--open", str(gate), **settings)
+    found = {}
+    with caplog.at_level(logging.INFO):
+        thread = threading.Thread(target=lambda: found.update(result=step()))
+        thread.start()
+        wait_until(lambda: "node-0 opened" in caplog.text)
+        cluster.start_worker("b")
+        try:
+            wait_until(lambda: "a process on node-1 could not start the entry script (init): OSError: no GPU" in caplog.text)
+        finally:
+            gate.touch()
+            thread.join(120)
+    assert names(found["result"]) == EXPECTED
+
+
 def test_min_nodes_begins_at_once(workshop, start_cluster):
     """However long node_start_timeout is."""
     cluster = start_cluster("a")

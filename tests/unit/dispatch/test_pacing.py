@@ -18,11 +18,13 @@ from prefect_parallel_run.dispatch.events import (
     NodeOpened,
     Recall,
     SlotReady,
+    SlotUnusable,
     SubmitLease,
     Tick,
 )
 from prefect_parallel_run.dispatch.pacing import Pace, RetryDelay
 from prefect_parallel_run.models import FailureLimits
+from prefect_parallel_run.node.child_startup import StartFailure
 
 from .test_state import answer, leases, make_state, receipt
 
@@ -173,6 +175,18 @@ def test_a_script_that_never_starts_ends_the_run():
     assert (again.node, again.start) == ("b", 0)
     (end,) = state.handle(LeaseFinished(again.id, [], 0), 11.0)
     assert end == GiveUp(slots_failed=True)
+
+
+def test_an_unusable_node_is_known_without_a_lease():
+    """Other nodes may do all of the work; the report may arrive before that of the node itself."""
+    state, failure = make_state(5, policy={"per_minute": 6}), StartFailure("init", "OSError", "no GPU", "")
+    state.handle(SlotUnusable("a", 1, failure), 0.0)
+    state.handle(SlotUnusable("a", 0, failure), 0.0)
+    (first,) = leases(state.handle(NodeOpened("b", 1), 0.0))
+    assert leases(state.handle(NodeOpened("a", 2), 0.1)) == []
+    assert (first.node, state.demand.slots) == ("b", 1)
+    assert state.handle(SlotUnusable("b", 0, failure), 1.0) == []  # the lease may still return a receipt
+    assert state.handle(LeaseFinished(first.id, [], 0), 2.0) == [GiveUp(slots_failed=True)]
 
 
 def test_the_pace_can_be_changed():

@@ -5,11 +5,13 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady
+from prefect_parallel_run.dispatch.events import LeaseFinished, NodeResized, SlotReady, SlotUnusable
 from prefect_parallel_run.dispatch.leases import SlotAccounting
 from prefect_parallel_run.models import Lease
+from prefect_parallel_run.node.child_startup import StartFailure
 
 NODES = ("a", "b", "c")
+FAILURE = StartFailure("init", "OSError", "no GPU", "")
 
 
 def lease(number, node):
@@ -19,10 +21,10 @@ def lease(number, node):
 @settings(max_examples=200)
 @given(data=st.data())
 def test_every_lease_has_one_node_and_slots_add_up(data):
-    accounting, number, resizings = SlotAccounting(), 0, 0
+    accounting, number, resizings, usable = SlotAccounting(), 0, 0, {}
     for _ in range(data.draw(st.integers(1, 40))):
         node = data.draw(st.sampled_from(NODES))
-        action = data.draw(st.sampled_from(["join", "lose", "send", "change", "finished", "ready", "resize"]))
+        action = data.draw(st.sampled_from(["join", "lose", "send", "change", "finished", "ready", "unusable", "resize"]))
         known = node in accounting.nodes
         if action == "join" and not known:
             accounting.add_node(node, data.draw(st.integers(0, 4)))
@@ -44,6 +46,10 @@ def test_every_lease_has_one_node_and_slots_add_up(data):
             assert chosen not in accounting.leases
         elif action == "ready":
             accounting.record_ready(SlotReady(node, data.draw(st.integers(0, resizings + 1))))
+        elif action == "unusable":
+            slots, as_of = data.draw(st.integers(0, 4)), data.draw(st.integers(0, resizings + 1))
+            usable[node, as_of] = min(slots, usable.get((node, as_of), slots))
+            accounting.record_unusable(SlotUnusable(node, slots, FAILURE, as_of))
         elif action == "resize":
             resizings += 1
             leaving = tuple(entry.id for entry in accounting.leases.values() if entry.node == node)[:1]
@@ -52,6 +58,7 @@ def test_every_lease_has_one_node_and_slots_add_up(data):
         assert sorted(accounting.leases) == sorted(id_ for entry in nodes.values() for id_ in entry.leases)
         assert all(accounting.leases[id_] == entry for node in nodes.values() for id_, entry in node.leases.items())
         assert accounting.slots == sum(entry.slots for entry in nodes.values())
+        assert all(entry.slots <= usable.get((name, entry.as_of), entry.slots) for name, entry in nodes.items())
         assert accounting.has_slots == (accounting.slots > 0)
         assert all(0 < free <= nodes[name].slots for name, free in accounting.free().items())
         assert set(accounting.idle_nodes) == {name for name, entry in nodes.items() if not entry.leases}
