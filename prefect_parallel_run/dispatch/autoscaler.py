@@ -1,4 +1,4 @@
-"""Scales a managed cluster: requests nodes while mini-batches wait and releases idle ones.
+"""Scales a managed cluster: requests nodes while mini-batches wait and releases idle ones that are not needed.
 
 A released node has no lease, so nothing that it finished runs again.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from prefect_parallel_run._threads import begin
@@ -22,6 +23,7 @@ _RETRY_DELAY = 30.0  #: s before a failed request is repeated
 _WORK_PER_SLOT = 30.0  #: s of work per slot that justify a new node; less is done before the node has started
 _UNKNOWN_SECONDS = 1.0  #: s that a mini-batch of a paced run is assumed to take until one has ended
 IDLE_SECONDS = 10.0  #: s without a lease after which a node is released
+UNNEEDED_SECONDS = 300.0  #: s for which a paced run has needed fewer nodes before it releases one: durations vary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class Autoscaler:
         self._requested = bounds.at_least
         self._requested_at: float | None = None  # or when all requested nodes were last available
         self._idle_since: dict[str, float] = {}
+        self._needed_at: dict[int, float] = {}  # when so many nodes were last needed while work waited
         self._leaving: list[str] = []  # addresses of workers to stop
         self._reported: set[tuple[str, ...]] = set()
         self._retry_at = float("-inf")  # earliest time of the next request after a failed one
@@ -90,13 +93,20 @@ class Autoscaler:
 
     def _nodes_to_release(self, now: float, demand: Demand) -> list[str]:
         self._idle_since = {node: self._idle_since.get(node, now) for node in demand.idle}
-        if demand.backlog:
-            return []
         releasable = [node for node, since in self._idle_since.items() if now - since >= IDLE_SECONDS]
-        leaving = releasable[: max(0, demand.nodes - self._bounds.at_least)]
+        leaving = releasable[: max(0, demand.nodes - self._nodes_to_keep(now, demand))]
         if leaving:
             self._requested = demand.nodes - len(leaving)
         return leaving
+
+    def _nodes_to_keep(self, now: float, demand: Demand) -> int:
+        """Return the number of nodes to keep: while work waits, as many as its pace has needed lately; all without a pace."""
+        if not demand.backlog:
+            return self._bounds.at_least
+        needed = nodes_wanted(self._bounds, replace(demand, backlog=sys.maxsize))
+        recent = {nodes: at for nodes, at in self._needed_at.items() if now - at < UNNEEDED_SECONDS}
+        self._needed_at = {**recent, needed: now}
+        return max(self._needed_at)
 
     def _wait_for_nodes(self, now: float, demand: Demand) -> None:
         """Request nodes again when all are lost. The first new node is considered immediately, before durations are known."""

@@ -60,8 +60,8 @@ class SlotAccounting:
 
     @property
     def idle_nodes(self) -> list[str]:
-        """Return the names of nodes without a lease."""
-        return [name for name, node in self.nodes.items() if not node.leases]
+        """Return the names of nodes without a lease, those with the fewest slots first."""
+        return sorted((name for name, node in self.nodes.items() if not node.leases), key=lambda name: self.nodes[name].slots)
 
     @property
     def has_slots(self) -> bool:
@@ -80,13 +80,13 @@ class SlotAccounting:
         """Return the smallest number of leases per slot and its node; None when there is no slot."""
         return self._loads.least()
 
-    def idle_node(self) -> str | None:
-        """Return the node with the most idle slots, or None.
+    def idle_node(self, *, fills: bool = False) -> str | None:
+        """Return the node with the most idle slots, or with *fills* the one with the fewest; None without any.
 
         With no idle slot and no lease on any node, this is a node whose processes are starting.
         """
         if free := self.free():
-            return max(free, key=free.__getitem__)
+            return (min if fills else max)(free, key=free.__getitem__)
         least = None if self.leases else self.least_loaded()
         return None if least is None else least[1]
 

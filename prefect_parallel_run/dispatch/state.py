@@ -55,6 +55,7 @@ class SchedulingPolicy:
     speculative: bool = False  #: duplicate slow mini-batches on idle slots
     shared_workers: bool = False  #: other users share the workers, so a lease may wait there
     isolate: bool = False  #: bisect a mini-batch whose attempts are used up
+    fills_nodes: bool = False  #: a paced run uses one node after another, so that those become idle that it does not need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class Demand:
     slots: int  #: of all nodes
     nodes: int  #: open nodes
     opening: int = 0  #: available nodes that are being opened
-    idle: tuple[str, ...] = ()  #: names of open nodes without a lease
+    idle: tuple[str, ...] = ()  #: names of open nodes without a lease; the first ones are released first
 
 
 class RunState:
@@ -356,7 +357,7 @@ class RunState:
     def _next_node(self) -> str | None:
         """Return the node for the next lease; None when all have enough."""
         if self._pace.is_limited:  # a mini-batch must start immediately
-            return self._accounting.idle_node()
+            return self._accounting.idle_node(fills=self._policy.fills_nodes)
         enough = 2 if self._policy.fetches or self._sizer.mean < _AHEAD_SECONDS else 1  # leases per slot
         least = self._accounting.least_loaded()
         return least[1] if least is not None and least[0] < enough else None

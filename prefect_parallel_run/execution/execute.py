@@ -181,7 +181,7 @@ def _dispatch(run: ActiveRun, work: _Work, cluster: Cluster, settings: NodeSetti
     warnings = _PlanningWarnings(run.directory, planner, run.emit)
     check = run.selection.check
     check_cancelled = chain_checks(run.check_cancelled, *([check.raise_if_failed] if check is not None else []))
-    policy = _scheduling_policy(run.spec, plan, shared_workers=not cluster.is_here)
+    policy = _scheduling_policy(run.spec, plan, cluster)
     with ExitStack() as stack:
         remote_setup = None
         if not cluster.is_here:
@@ -229,7 +229,7 @@ def _load_plan(
     return plan, ledger.pending_work()
 
 
-def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool) -> SchedulingPolicy:
+def _scheduling_policy(spec: StepSpec, plan: PlanReader, cluster: Cluster) -> SchedulingPolicy:
     config = spec.config
     return SchedulingPolicy(
         run_max_try=config.run_max_try,
@@ -242,7 +242,8 @@ def _scheduling_policy(spec: StepSpec, plan: PlanReader, *, shared_workers: bool
         isolate=config.isolate_failed_items,
         speculative=config.speculative_execution,
         fetches=spec.fetches,
-        shared_workers=shared_workers,
+        shared_workers=not cluster.is_here,
+        fills_nodes=cluster.is_elastic,
     )
 
 

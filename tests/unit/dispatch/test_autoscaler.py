@@ -1,11 +1,12 @@
 """The autoscaler requests nodes while work waits and releases idle ones."""
 
+from collections import deque
 from concurrent.futures import Future
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_parallel_run.dispatch.autoscaler import IDLE_SECONDS, Autoscaler, NodeBounds, nodes_wanted
+from prefect_parallel_run.dispatch.autoscaler import IDLE_SECONDS, UNNEEDED_SECONDS, Autoscaler, NodeBounds, nodes_wanted
 from prefect_parallel_run.dispatch.state import Demand
 
 BOUNDS = NodeBounds(at_least=1, at_most=4)
@@ -85,6 +86,36 @@ def test_idle_nodes_are_kept_while_mini_batches_are_held_back():
     autoscaler = elastic(BOUNDS)
     for now in (0.0, 100.0):
         assert autoscaler.step(now, Demand(backlog=5, seconds=1.0, slots=2, nodes=2, idle=["a", "b"])) == []
+
+
+def paced(seconds, nodes, backlog=10**6):
+    """Return the demand of a run whose nodes are all idle, with one process each and one mini-batch per second."""
+    idle = tuple(f"n{number}" for number in range(nodes))
+    return Demand(backlog=backlog, seconds=seconds, per_second=1.0, slots=nodes, nodes=nodes, idle=idle)
+
+
+def test_a_paced_run_releases_the_nodes_that_its_rate_does_not_need():
+    """Once they have been idle for a while, and not needed for longer."""
+    autoscaler = elastic(NodeBounds(at_least=1, at_most=50))
+    assert autoscaler.step(0.0, paced(40.0, 40)) == []
+    for now in range(1, int(UNNEEDED_SECONDS)):
+        assert autoscaler.step(float(now), paced(10.0, 40)) == []
+    assert autoscaler.step(UNNEEDED_SECONDS, paced(10.0, 40)) == [f"n{number}" for number in range(30)]
+    assert autoscaler.step(UNNEEDED_SECONDS + 60, paced(10.0, 10)) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 50)), max_size=6), st.integers(1, 99))
+def test_a_paced_run_does_not_oscillate(durations, backlog):
+    """However durations vary, and near the end of the run, no node is released that was needed in the minutes before."""
+    asked, needed, now, nodes = [], deque(maxlen=int(UNNEEDED_SECONDS)), 0.0, 50
+    autoscaler = elastic(NodeBounds(at_least=1, at_most=50), asked.append)
+    for seconds in (seconds for steps, seconds in durations for _ in range(steps)):
+        now += 1
+        needed.append(seconds)  # as many nodes
+        released = autoscaler.step(now, paced(float(seconds), nodes, backlog))
+        nodes = max(nodes - len(released), *asked, 0)
+        assert not released or (nodes >= max(needed) and not asked)
+        asked.clear()
 
 
 def test_nodes_that_are_being_opened_are_not_requested_again():

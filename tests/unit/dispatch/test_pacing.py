@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefect_parallel_run.dispatch.autoscaler import IDLE_SECONDS, UNNEEDED_SECONDS, Autoscaler, NodeBounds
 from prefect_parallel_run.dispatch.events import (
     Commit,
     GiveUp,
     LeaseFinished,
     LeaseShortened,
     LimitsChanged,
+    NodeLeft,
     NodeOpened,
     Recall,
     SlotReady,
@@ -201,6 +203,29 @@ def test_the_pace_can_be_changed():
     run.handle(LimitsChanged(FailureLimits(), -1))
     run.until(180.0)
     assert len(run.starts) == 500
+
+
+def test_a_lower_pace_releases_nodes():
+    """It fills few nodes, so that the others are idle, and none of its mini-batches starts later for that."""
+    state = make_state(10**6, policy={"per_minute": 1_920, "fills_nodes": True})
+    run = Run(state, dict.fromkeys("abcd", 8), 0.9)  # 32 per second keep about 29 of 32 processes busy
+    autoscaler = Autoscaler(NodeBounds(at_least=1, at_most=4), lambda nodes: None, lambda workers: None, print)
+
+    def go_on(seconds):
+        for _ in range(int(seconds)):
+            run.until(run.now + 1)
+            for node in autoscaler.step(run.now, state.demand):
+                run.handle(NodeLeft(node))
+        return sorted(state._accounting.nodes)
+
+    assert go_on(60) == ["a", "b", "c", "d"]
+    run.handle(LimitsChanged(FailureLimits(), 240))
+    assert go_on(UNNEEDED_SECONDS - 1) == ["a", "b", "c", "d"]
+    assert len(go_on(IDLE_SECONDS)) == 1
+    before = len(run.starts)
+    assert len(go_on(600)) == 1
+    assert len(run.starts) - before == pytest.approx(2_400, rel=0.01)
+    assert state.tally.failed == state.tally.waiting == 0
 
 
 def test_a_retry_counts():

@@ -62,6 +62,8 @@ def test_every_lease_has_one_node_and_slots_add_up(data):
         assert accounting.has_slots == (accounting.slots > 0)
         assert all(0 < free <= nodes[name].slots for name, free in accounting.free().items())
         assert set(accounting.idle_nodes) == {name for name, entry in nodes.items() if not entry.leases}
+        idle_slots = [nodes[name].slots for name in accounting.idle_nodes]
+        assert idle_slots == sorted(idle_slots)  # a node whose processes all failed is released first
 
 
 def test_the_first_leases_of_a_node_have_started():
