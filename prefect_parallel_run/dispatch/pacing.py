@@ -23,10 +23,11 @@ class Pace:
 
     def __init__(self, per_minute: float | None) -> None:
         self._last: float | None = None  # when the last mini-batch should have started (monotonic clock, s)
-        self.change(per_minute)
+        self.change(per_minute, -math.inf)
 
-    def change(self, per_minute: float | None) -> None:
-        """Set another rate."""
+    def change(self, per_minute: float | None, now: float) -> None:
+        """Set another rate at *now*."""
+        self._since = now
         self._interval = 0.0 if per_minute is None or per_minute < 0 else 60 / per_minute  # s between two starts
 
     @property
@@ -49,8 +50,8 @@ class Pace:
 
     def take(self, now: float) -> None:
         """Record that a mini-batch starts at *now*."""
-        # After a pause, or while all processes were busy, they do not catch up: that would be a burst.
-        self._last = now if self._last is None else max(self._due, now - _LATE)
+        # After a pause, at a lower rate, or while all processes were busy, they do not catch up: that would be a burst.
+        self._last = now if self._last is None else max(self._due, now - _LATE, self._since)
 
     def next_due(self, now: float) -> float | None:
         """Return when a mini-batch may start; None if one may start at *now*: it waits for a process."""

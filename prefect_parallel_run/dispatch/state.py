@@ -171,7 +171,7 @@ class RunState:
                 self._policy = replace(self._policy, limits=limits)
                 if not self._pace.is_limited:
                     self._last_unpaced = self._last_lease
-                self._pace.change(per_minute)
+                self._pace.change(per_minute, self._now)
             case events.ProcessesChanged(count):
                 self._processes, self._resizes = count, self._resizes + 1
                 for node in self._accounting.nodes:

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_parallel_run.dispatch.autoscaler import IDLE_SECONDS, UNNEEDED_SECONDS, Autoscaler, NodeBounds
@@ -119,6 +119,7 @@ def test_the_pace_is_obeyed_within_a_tenth(rate_and_count, seconds, late, seed):
     st.floats(0.0, 3.0),
     st.floats(0.0, 30.0),
 )
+@example([(1.0, 6_000), (2.0, 6), (1.0, 6_000)], 0.005, 1, 0.0, 1.0)
 def test_nothing_makes_a_burst(changes, seconds, processes, stalls_at, stalled):
     """Neither the beginning, nor a service that stalls, nor another rate: the bound holds in every period."""
     (_, rate), *changes = changes
