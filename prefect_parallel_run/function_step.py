@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -37,18 +36,20 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
     """
 
     run: Callable[P, R]
+    _functions: StepFunctions
 
     def __init__(self, function: Callable[P, R], name: str, parallel_run_config: ParallelRunConfig, **options: Any) -> None:
-        super().__init__(name, parallel_run_config, **options)
         self.run = function
         self._functions = StepFunctions(function)
+        super().__init__(name, parallel_run_config, **options)
 
     def init(self, function: Hook) -> Hook:
         """Register *function*, and return it: every process calls it once, before its first mini-batch.
 
+        A process fails to start if it does not register the same function when it imports the file.
+
         Raises:
-            ValueError: Another function is registered; or this one has parameters or is not at the top level of the same file;
-                or this call is not made while the file is imported as a module.
+            ValueError: Another function is registered; or this one has parameters or is not at the top level of the same file.
         """
         return self._register(self._functions.init, function)
 
@@ -57,7 +58,7 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
         return self._register(self._functions.shutdown, function)
 
     def _register(self, register: Callable[[Any], Any], function: Hook) -> Hook:
-        """Check and register a function; the processes find it only if importing the step's file registers it again."""
+        """Check and register a function."""
         hook = plain_function(function)
         if _file_of(hook) != (file := _file_of(plain_function(self.run))):
             raise ValueError(f"{hook.__qualname__} is defined in {_file_of(hook)}; expected a function in {file}, as the step")
@@ -66,11 +67,6 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
             check_function(function, hook.__qualname__, returns_rows=False)
         except (TypeError, NotAnEntryScript) as error:
             raise ValueError(f"{hook.__qualname__}: {error}; expected one function without required parameters") from None
-        if not _is_importing(file):
-            raise ValueError(
-                f"{hook.__qualname__} is registered where the step's processes might not register it: below an if that tests"
-                f" __name__, or in a function that is called after {file} was imported; register it at the file's top level"
-            )
         try:
             register(function)
         except NotAnEntryScript as error:
@@ -141,25 +137,10 @@ def _check_is_only(function: FunctionType) -> None:
     if not isinstance(step, FunctionStep):
         return
     line, other = (each.__code__.co_firstlineno for each in (function, plain_function(step.run)))
-    nodes = ast.walk(_tree(_file_of(function))) if line != other else ()
+    nodes = ast.walk(ast.parse(_file_of(function).read_bytes())) if line != other else ()
     # A file that was edited and is imported again has one definition, which has moved.
     if sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name for node in nodes) > 1:
         raise ValueError(
             f"parallel_run: {_file_of(function)} defines the step {name} in line {other} and again in line {line}; processes"
             " find functions by name and would always run the second; rename one of them"
         )
-
-
-def _is_importing(file: Path) -> bool:
-    """Return whether the caller runs because *file* is imported, under any name: importing it elsewhere gets there too."""
-    frame = sys._getframe()  # noqa: SLF001  inspect.stack() reads the source of every frame
-    while frame.f_code.co_name != "<module>" or Path(frame.f_code.co_filename).resolve() != file:
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
-    guards = (node for node in ast.walk(_tree(file)) if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))
-    return not any(guard.lineno <= frame.f_lineno <= (guard.end_lineno or 0) for guard in guards)
-
-
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes())

@@ -25,6 +25,7 @@ from prefect.settings import get_current_settings
 from typing_extensions import Self
 
 from prefect_parallel_run.azureml.settings import apply_azure_settings
+from prefect_parallel_run.child.functions import StepFunctions, hook_names
 from prefect_parallel_run.compute.base import Target
 from prefect_parallel_run.compute.blocks import resolve_compute_target, resolve_environment_variables, resolve_reference
 from prefect_parallel_run.compute.cluster_class import load_class
@@ -98,6 +99,8 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         ValueError: The name or the arguments are invalid, or the configuration requires something that is not supported.
     """
 
+    _functions: StepFunctions | None = None  #: set by a FunctionStep
+
     def __init__(
         self,
         name: str,
@@ -125,7 +128,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         }
         self._task_options = task_options
         is_ours = not (_OWN_CACHING & task_options.keys())  # otherwise only the user's policy applies
-        prepare = _Preparation(name, parallel_run_config, allow_reuse and is_ours)
+        prepare = _Preparation(name, parallel_run_config, allow_reuse and is_ours, self._functions)
         caching: dict[str, Any] = {"cache_policy": NO_CACHE}  # Prefect's default key ignores the configuration
         if not is_ours:
             caching = {}
@@ -191,7 +194,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         with tempfile.TemporaryDirectory(prefix="parallel_run_try_") as folder:
             run, output = (Path(folder, name) for name in ("run", "output"))
             output.mkdir()
-            prepare = _Preparation(self.name, self.parallel_run_config, allow_reuse=False)
+            prepare = _Preparation(self.name, self.parallel_run_config, allow_reuse=False, functions=self._functions)
             parameters = values["inputs"], output if has_output else None, values["side_inputs"], values["arguments"]
             spec, warnings = prepare.spec(*parameters, is_here=True)
             return try_step(spec, run, partial(select, mini_batches, mini_batch, sample), warnings)
@@ -227,6 +230,7 @@ class _Preparation:
     name: str
     config: ParallelRunConfig
     allow_reuse: bool
+    functions: StepFunctions | None
 
     def __call__(self, inputs: Any, output: Any, side_inputs: Any, arguments: Any, *, find_existing: bool = True) -> Prepared:
         """Return the resolved parameters; with *find_existing*, also the existing runs if there can be any."""
@@ -256,6 +260,7 @@ class _Preparation:
             datasets=datasets,
             output=folder,
             parameters=ScriptParameters(fill_placeholders(script_arguments, folder, datasets, sides), sides),
+            hooks=None if self.functions is None else hook_names(self.functions),
             reuse=Reuse(may_reuse, _cache_seconds()),
             resolve=lambda text: context.run(resolve_reference, text),  # planning has a thread, without Prefect's context
             interpreter=interpreter_for(config, is_here=is_here),

@@ -206,9 +206,10 @@ class Script:
         return self._loop.resolve(value, keeps_tasks=keeps_tasks)
 
 
-def load(path: str, source: str, arguments: List[str], function: str = "") -> Script:
+def load(path: str, source: str, arguments: List[str], function: str = "", hooks: Optional[Dict[str, str]] = None) -> Script:
     """Import the script at *path* as a module and return it; *function* is the name of a step in it, "" for none.
 
+    The step must have registered the same *hooks* as in the flow process, if they are given (see ``functions_of``).
     Sets ``sys.argv`` first and makes its folder and *source* importable. A script in a package (or in a sub-folder of *source*)
     gets a dotted name, so that its relative imports work.
     """
@@ -218,7 +219,7 @@ def load(path: str, source: str, arguments: List[str], function: str = "") -> Sc
         if entry not in sys.path:
             sys.path.insert(0, entry)
     sys.argv = [path, *arguments]
-    return Script(functions_of(_import(name, path), function))
+    return Script(functions_of(_import(name, path), function, hooks))
 
 
 def _module_name(path: str, source: str) -> "tuple[str, str]":

@@ -2,7 +2,7 @@
 
 import inspect
 from types import ModuleType
-from typing import Any, Callable, Dict, NoReturn, Type
+from typing import Any, Callable, Dict, NoReturn, Optional, Type
 
 Function = Callable[..., Any]
 
@@ -68,17 +68,18 @@ def parallel_run(**_: Any) -> Type[StepFunctions]:
     return StepFunctions
 
 
-def functions_of(module: ModuleType, name: str = "") -> Dict[str, Function]:
+def functions_of(module: ModuleType, name: str = "", hooks: Optional[Dict[str, str]] = None) -> Dict[str, Function]:
     """Return the functions of a script as ``run`` and, if there are any, ``init`` and ``shutdown``.
 
     Args:
         module: The imported script.
         name: Name of a function with the decorator ``@parallel_run(…)``; "" for the script's own three functions.
+        hooks: The ``hook_names`` that the flow process has registered; None if it has not imported the script.
 
     Raises:
-        NotAnEntryScript: The script lacks the function, or it cannot be called with a mini-batch.
+        NotAnEntryScript: The script lacks the function, it cannot be called with a mini-batch, or the hooks differ.
     """
-    functions = _functions_of_step(module, name) if name else _own_functions(module)
+    functions = _functions_of_step(module, name, hooks) if name else _own_functions(module)
     for key, function in functions.items():
         check_function(function, key, returns_rows=key == "run")
     return functions
@@ -92,15 +93,35 @@ def check_function(function: Function, name: str, *, returns_rows: bool) -> None
         raise NotAnEntryScript(f"its {name}() is a generator; expected def or async def, without yield")
 
 
-def _functions_of_step(module: ModuleType, name: str) -> Dict[str, Function]:
+def hook_names(step: StepFunctions) -> Dict[str, str]:
+    """Return the names of the functions that are registered as ``init`` and ``shutdown``, by these."""
+    return {kind: function.__name__ for kind, function in step.hooks.items()}
+
+
+def _functions_of_step(module: ModuleType, name: str, hooks: Optional[Dict[str, str]]) -> Dict[str, Function]:
     expected = f"expected def {name}(mini_batch) with the decorator @parallel_run(…) at the top level of the script"
     step = getattr(module, name, None)
     if isinstance(step, StepFunctions):
+        if hooks is not None:
+            _check_hooks(module, step, hooks)
         return {"run": step.run, **step.hooks}
     if step is not None:
         raise NotAnEntryScript(f"its {name}, the entry_function, is a {type(step).__name__}; {expected}")
     names = sorted(key for key, value in vars(module).items() if isinstance(value, StepFunctions))
     raise NotAnEntryScript(f"it lacks {name}, the entry_function; {expected}; with it, there are: {', '.join(names) or 'none'}")
+
+
+def _check_hooks(module: ModuleType, step: StepFunctions, expected: Dict[str, str]) -> None:
+    """Raise NotAnEntryScript if importing the file here has not registered the same functions as in the flow process."""
+    registered = hook_names(step)
+    for kind in ("init", "shutdown"):
+        there, here = (f"{hooks[kind]}()" if kind in hooks else "not registered" for hooks in (expected, registered))
+        if there != here:
+            raise NotAnEntryScript(
+                f"{step.run.__name__}.{kind} is {there} in the flow process but {here} in this process, which imports"
+                f" {module.__file__} as the module {module.__name__}; register the same function however the file is imported:"
+                " at its top level, not below a condition such as __name__ == '__main__', and not from another file"
+            )
 
 
 def _own_functions(module: ModuleType) -> Dict[str, Function]:

@@ -88,7 +88,7 @@ def _start(channel: Channel, messages: Iterator[Any], settings: Dict[str, Any]) 
             importlib.import_module(module)
     row_format(settings["format"])
     try:
-        script = load(settings["script"], settings["source"], settings["arguments"], settings["function"])
+        script = load(settings["script"], settings["source"], settings["arguments"], settings["function"], settings["hooks"])
         channel.send(["imported"])
         if next(messages, None) is None:  # the slot exited before it needed this process
             os._exit(0)

@@ -57,6 +57,8 @@ def resume(
     if isolate_failed_items:
         overrides["isolate_failed_items"] = True
     spec = replace(spec_of(directory, overrides), resolve=resolve_uri)
+    if accept_changes:
+        spec = replace(spec, hooks=None)  # recorded for a script that may have changed
     request = ResumeRequest(
         directory=directory, accept_changes=accept_changes, retry_failed=retry_failed, given=frozenset(overrides)
     )

@@ -294,6 +294,7 @@ def node_settings(spec: StepSpec, directory: RunDirectory, execution: int, most_
         script=ScriptSettings(
             path=str(config.script_path),
             function=config.entry_function or "",
+            hooks=spec.hooks,
             source=str(config.source_path),
             arguments=spec.parameters.arguments,
             output=spec.output or "",

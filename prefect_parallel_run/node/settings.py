@@ -65,6 +65,7 @@ class ScriptSettings:
 
     path: str  #: absolute
     function: str = ""  #: name of a step in it; "" for the script's own functions
+    hooks: dict[str, str] | None = None  #: as in a StepSpec
     source: str  #: absolute path of the importable folder
     bundle: Bundle | None = None  #: contains both, for nodes that cannot read these paths
     arguments: tuple[str, ...] = ()
@@ -140,6 +141,7 @@ class NodeSettings:
         return {
             "script": self.script.path,
             "function": self.script.function,
+            "hooks": self.script.hooks,
             "source": self.script.source,
             "arguments": list(self.script.arguments),
             "output": self.script.output,

@@ -164,6 +164,7 @@ def _describe(spec: StepSpec, now: dict[str, Any]) -> dict[str, Any]:
         "output": spec.output,
         "side_inputs": dict(spec.parameters.side_inputs),
         "arguments": list(spec.parameters.arguments),
+        "hooks": spec.hooks,
         "home": str(spec.home),
     }
 

@@ -112,7 +112,9 @@ def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) ->
     """Return the runs that differ at most in their inputs, fetched first if the output is in a store."""
     if spec.store is not None:
         Background("pulling", partial(pull_runs, f"{spec.store}/{RUNS_FOLDER}", prefix, spec.runs)).wait(check_cancelled)
-    return [run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists()]
+    runs = (run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists())
+    # The same file may register other functions under another name. Runs of earlier versions do not say which it did.
+    return [run for run in runs if spec.hooks is None or run.metadata().get("hooks", spec.hooks) == spec.hooks]
 
 
 def _planned_inputs(directory: RunDirectory) -> str | None:

@@ -47,6 +47,7 @@ class StepSpec:
     datasets: list[Dataset]
     output: str | None  #: absolute path of a folder, or a URL
     parameters: ScriptParameters = field(default_factory=ScriptParameters)
+    hooks: dict[str, str] | None = None  #: a step's ``hook_names`` in the flow process; None if it has not imported the script
     reuse: Reuse = field(default_factory=Reuse)
     interpreter: str | EnvironmentPlan | None  #: runs the script: a path, an environment to build, or the Dask worker's own
     resolve: Callable[[str], str] = str  #: returns the value of a reference to a Prefect block
@@ -192,6 +193,7 @@ def spec_of(directory: RunDirectory, overrides: Mapping[str, Any]) -> StepSpec:
         datasets=planned_datasets(directory),
         output=output,
         parameters=ScriptParameters(tuple(metadata["arguments"]), metadata["side_inputs"]),
+        hooks=metadata.get("hooks"),  # earlier versions did not record them
         interpreter=interpreter_for(config, is_here=config.compute_target == LOCAL),
         home=home,
     )

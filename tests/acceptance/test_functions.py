@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from prefect_parallel_run.runs.run_directory import RunDirectory, write_json
+
 from ..services import service
 from .test_readme import ROOT, run
 
@@ -70,7 +72,7 @@ def test_a_step_from_functions_travels_and_is_reused(workshop, shared_cluster, m
     @flow
     def twice():
         calls = {"inputs": workshop.files, "output": workshop.output}
-        step = step_on(workshop.target, module.tells)
+        step = step_on(workshop.target, module)
         return step(**calls), step.submit(**calls).result()
 
     first, second = twice()
@@ -79,9 +81,68 @@ def test_a_step_from_functions_travels_and_is_reused(workshop, shared_cluster, m
     assert {row.split()[0] for row in rows} == {"begin"}
 
 
-def step_on(target, step):
+def step_on(target, module):
     """The step with another compute target; the file has none, because each session has another cluster."""
     from prefect_parallel_run import parallel_run
 
-    options = {"source_directory": str(step.parallel_run_config.script_path.parent), "compute_target": target}
-    return parallel_run(error_threshold=0, output_action="append_row", **options)(step.run)
+    options = {"source_directory": str(Path(module.__file__).parent), "compute_target": target}
+    step = parallel_run(error_threshold=0, output_action="append_row", **options)(module.tells.run)
+    step.init(module.begin)
+    step.shutdown(module.end)
+    return step
+
+
+STEPS = """
+from prefect_parallel_run import parallel_run
+
+is_main = __name__ == "__main__"
+calls = []
+
+
+@parallel_run(error_threshold=0, output_action="append_row", inputs="item.txt", output="out")
+def score(paths):
+    return [" ".join(["scored", *calls])]
+
+
+def load():
+    calls.append("loaded")
+
+
+if is_main:
+    score.init(load)
+"""
+FLOW = """
+from prefect import flow
+from steps import score
+
+print(flow(lambda: score(), name="nightly")())
+"""
+
+
+def test_neither_reuse_nor_resume_misses_a_hook(tmp_path):
+    """The file registers it only as __main__: a result without it stays, but is not that of the step with it."""
+    (tmp_path / "item.txt").write_text("x")
+    (tmp_path / "flow.py").write_text(FLOW)
+    (tmp_path / "steps.py").write_text(
+        STEPS + FLOW.replace("from steps import score", "").replace("print", "is_main and print")
+    )
+    result, runs = tmp_path / "out" / "parallel_run_step.txt", tmp_path / "out" / "_parallel_run"
+    missing = "score.init is load() in the flow process but not registered in this process"
+
+    assert run("flow.py", cwd=tmp_path).returncode == 0
+    assert result.read_text() == "scored\n"
+    (without,) = runs.glob("score-*")
+    ended = run("steps.py", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert missing in ended.stderr
+    (directory,) = set(runs.glob("score-*")) - {without}
+    ended = run("-m", "prefect_parallel_run.cli", "resume", str(directory), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert missing in ended.stderr
+    assert result.read_text() == "scored\n"
+
+    description = RunDirectory(without).metadata()
+    del description["hooks"]  # as in a run of an earlier version, which does not say; it is the newer one from here on
+    write_json(without / "run.json", description)
+    assert run("steps.py", cwd=tmp_path).returncode == 0
+    assert set(runs.glob("score-*")) == {without, directory}

@@ -3,10 +3,13 @@
 import functools
 import importlib.util
 import json
+import re
 import runpy
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import cloudpickle
 import pytest
@@ -16,7 +19,7 @@ from prefect import flow, task
 
 from prefect_parallel_run import FunctionStep, ParallelRunConfig, ParallelRunStep, parallel_run
 from prefect_parallel_run.child.entry_script import current
-from prefect_parallel_run.child.functions import StepFunctions
+from prefect_parallel_run.child.functions import StepFunctions, functions_of, hook_names
 from prefect_parallel_run.runs.fingerprint import result_fields
 from prefect_parallel_run.testing import NotAnEntryScript, run_script
 
@@ -127,21 +130,9 @@ def test_a_step_can_be_pickled():
     assert (step.name, step.parallel_run_config.entry_function, step.run(["a"])) == ("score", "score", ["a"])
 
 
-@as_step
-def hooked(paths):
-    return paths
-
-
-HOOKS = [hooked.init(load), hooked.shutdown(connect)]  # where the step's processes register them too
-FIRST_WINS = {}
-try:
-    hooked.init(no_argument)
-except ValueError as refused:
-    FIRST_WINS["error"] = str(refused)
-
-
 def test_a_hook_stays_a_function():
-    assert (HOOKS[0], HOOKS[1]) == (load, connect)
+    step = as_step(score)
+    assert (step.init(load), step.shutdown(connect)) == (load, connect)
 
 
 STEP = """from prefect_parallel_run import parallel_run
@@ -149,13 +140,6 @@ STEP = """from prefect_parallel_run import parallel_run
 @parallel_run(error_threshold=0, output_action="append_row")
 def score(paths):
     return paths
-
-def load():
-    pass
-
-def register():
-    score.init(load)
-
 """
 
 
@@ -165,60 +149,12 @@ def run_as(folder, name, text, changed=STEP):
     return runpy.run_path(str(folder / "steps.py"), run_name=name)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "if __name__ == '__main__':\n    score.init(load)\n",
-        'if "__main__" == __name__:\n    @score.shutdown\n    def end():\n        pass\n',
-        "if __name__ == '__main__':\n    register()\n",
-        "if __name__ == '__main__' and len('x'):\n    register()\n",
-        "if __name__ != '__main__':\n    pass\nelse:\n    register()\n",
-        "if not score:\n    pass\nelif __name__ == '__main__':\n    register()\n",
-        "try:\n    if __name__ == '__main__':\n        register()\nfinally:\n    pass\n",
-    ],
-    ids=["call", "decorator", "function", "and", "else", "elif", "try"],
-)
-def test_a_hook_below_the_main_guard_is_refused(tmp_path, text):
-    """The processes of the step would not call it."""
-    with pytest.raises(
-        ValueError,
-        match=r"(load|end) is registered where .*: below an if that tests __name__, .*; register it at the file's top level",
-    ):
-        run_as(tmp_path, "__main__", text)
-
-
-def test_a_hook_that_is_registered_after_the_import_is_refused(tmp_path):
-    register = run_as(tmp_path, "steps", "")["register"]
-    with pytest.raises(
-        ValueError, match=r"load is registered where the step's processes might not register it: .*called after .*steps.py was"
-    ):
-        register()
-
-
-@pytest.mark.parametrize("name", ["__main__", "steps"])
-@pytest.mark.parametrize(
-    "text",
-    [
-        "score.init(load)\n",
-        "register()\n",
-        "if score:\n    register()\n",
-        "if __name__ == '__main__':\n    pass\nelse:\n    pass\nregister()\n",
-    ],
-    ids=["call", "function", "other condition", "below the guard"],
-)
-def test_a_hook_that_importing_registers_is_accepted(tmp_path, text, name):
-    """And a process that imports the file finds it."""
-    step = run_as(tmp_path, name, text)["score"]
-    assert step.parallel_run_config.entry_function == "score"
-    assert run_script(tmp_path / "steps.py", ["a"], entry_function="score").rows == ["a"]
-
-
 AGAIN = "first = score\n\n@parallel_run(error_threshold=0, output_action='append_row')\ndef score(paths):\n    return []\n"
 
 
 def test_a_second_step_of_one_name_is_refused(tmp_path):
     """The processes of both would run the later one."""
-    with pytest.raises(ValueError, match=r"steps.py defines the step score in line 3 and again in line 15; .*; rename one"):
+    with pytest.raises(ValueError, match=r"steps.py defines the step score in line 3 and again in line 8; .*; rename one"):
         run_as(tmp_path, "__main__", AGAIN)
 
 
@@ -338,7 +274,10 @@ def test_coroutines_are_functions_too():
 
 
 def test_a_second_hook_is_refused():
-    assert FIRST_WINS["error"] == "hooked.init is already load, so no_argument cannot be registered"
+    step = as_step(score)
+    step.init(load)
+    with pytest.raises(ValueError, match=r"score\.init is already load, so connect cannot be registered"):
+        step.init(connect)
 
 
 @pytest.mark.parametrize(
@@ -430,3 +369,40 @@ def test_a_process_refuses_a_second_hook_too(hook):
     getattr(step, hook)(load)
     with pytest.raises(NotAnEntryScript, match=f"score.{hook} is already load"):
         getattr(step, hook)(load)
+
+
+HOOKS = [
+    {kind: function for kind, function in zip(("init", "shutdown"), functions, strict=True) if function}
+    for functions in product((None, load, connect), repeat=2)
+]
+
+
+def found_by_a_process(here, flow_hooks):
+    """Return the functions that a process finds if its file registers *here*; *flow_hooks* are those of the flow process."""
+    module = ModuleType("steps")
+    module.__file__, module.score = "/code/steps.py", StepFunctions(score)
+    for kind, function in here.items():
+        getattr(module.score, kind)(function)
+    return functions_of(module, "score", flow_hooks)
+
+
+@pytest.mark.parametrize(
+    "there", HOOKS, ids=lambda hooks: " ".join(f"{kind}={function.__name__}" for kind, function in hooks.items()) or "none"
+)
+def test_a_process_starts_only_with_the_hooks_of_the_flow(there):
+    """For all combinations; otherwise a step would run without init(), silently."""
+    step = as_step(score)
+    for kind, function in there.items():
+        getattr(step, kind)(function)
+    for here in HOOKS:
+        functions = {"run": score, **here}
+        assert found_by_a_process(here, None) == functions  # the flow process has not imported the file
+        differing = [kind for kind in ("init", "shutdown") if there.get(kind) is not here.get(kind)]
+        if not differing:
+            assert found_by_a_process(here, hook_names(step._functions)) == functions
+            continue
+        kind = differing[0]
+        before, after = (f"{hooks[kind].__name__}()" if kind in hooks else "not registered" for hooks in (there, here))
+        message = f"score.{kind} is {before} in the flow process but {after} in this process, which imports /code/steps.py"
+        with pytest.raises(NotAnEntryScript, match=re.escape(message)):
+            found_by_a_process(here, hook_names(step._functions))
