@@ -1,6 +1,5 @@
 """Main loop of a child: set up the process, import the script, call init(), run mini-batches, call shutdown()."""
 
-import faulthandler
 import fcntl
 import importlib
 import logging
@@ -18,6 +17,7 @@ from .entry_script import EntryScript, Script, current, load
 from .failure import describe, keep_secret, without_secrets
 from .rows import row_format
 from .runner import MiniBatchRunner
+from .stacks import write_on_signal
 
 _STDERR_END = 2_000  #: bytes
 
@@ -28,7 +28,7 @@ def main(inbox: int, outbox: int, bell: int, lifeline: int, status: int, stacks:
     channel = Channel(inbox, outbox, bell)
     for descriptor in (status, stacks):
         os.set_inheritable(descriptor, False)
-    faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True, chain=False)
+    write_on_signal(stacks)
     messages = channel.messages()
     settings: Dict[str, Any] = next(messages)
     _set_up(settings)

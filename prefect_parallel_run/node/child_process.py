@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -12,12 +13,13 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from prefect_parallel_run.child.channel import GIVE_BACK, GO, SIZE, STOP, SharedStatus
+from prefect_parallel_run.child.stacks import END, TASKS, THREADS
 
 _CHILD = Path(__file__).parent.parent / "child" / "__main__.py"
 _PIPE_SIZE = 1 << 20  #: bytes of a pipe's buffer, where the system allows it
@@ -25,6 +27,8 @@ _BLOCK = 1 << 18
 AZURE_KEEPS = ("outputs", "logs")  #: folders of the working directory
 _SETTLE = 0.001  #: s; far longer than another processor takes to see a write to memory
 _STACK_POLL, _STACK_LIMIT = 0.002, 5.0  #: s between two checks whether stacks are complete; s for a process to write them
+_STACK_SIZE = 20_000  #: bytes read of the stacks of threads, or of tasks
+_WAITS_FOR_EVENTS = re.compile(rb'^Current thread .*\n  File ".*\bselectors\.py", line \d+ in select$', re.MULTILINE)
 
 
 class Child:
@@ -135,17 +139,25 @@ class Child:
         return self._process.poll()
 
     def stacks(self) -> str:
-        """Return the stacks of its threads, most recent call first; works even while it is stuck in C code."""
-        size, others = os.fstat(self._pipes.stacks).st_size, self._threads_blocking_stacks()
-        deadline = time.monotonic() + _STACK_LIMIT
-        if self._process.poll() is None:
-            os.kill(self.pid, signal.SIGUSR2)
+        """Return the stacks of its threads, most recent call first; works even while it is stuck in C code.
+
+        Those of asyncio's tasks come first if the main thread waits in an event loop, where it can write them immediately.
+        """
+        others = self._threads_blocking_stacks()
+        # The kernel blocks the signal in the thread that handles it, until all stacks are written.
+        threads = self._written(THREADS, lambda text: text != b"" and self._threads_blocking_stacks() <= others)
+        tasks = self._written(TASKS, lambda text: text.endswith(END)) if _WAITS_FOR_EVENTS.search(threads) else b""
+        return (tasks.rstrip(END) + threads).decode("utf-8", "replace")
+
+    def _written(self, request: int, is_complete: Callable[[bytes], bool]) -> bytes:
+        """Send a signal for stacks and return what the process has written when that is complete."""
+        size, deadline = os.fstat(self._pipes.stacks).st_size, time.monotonic() + _STACK_LIMIT
+        self._process.send_signal(request)
         while self._process.poll() is None and time.monotonic() < deadline:
-            # The kernel blocks the signal in the thread that handles it, until all stacks are written.
-            if os.fstat(self._pipes.stacks).st_size > size and self._threads_blocking_stacks() <= others:
+            if is_complete(os.pread(self._pipes.stacks, _STACK_SIZE, size)):
                 break
             time.sleep(_STACK_POLL)
-        return os.pread(self._pipes.stacks, 20_000, size).decode("utf-8", "replace")
+        return os.pread(self._pipes.stacks, _STACK_SIZE, size)
 
     def _threads_blocking_stacks(self) -> set[str]:
         """Return the threads that block the signal for the stacks."""
@@ -153,7 +165,7 @@ class Child:
         for thread in Path(f"/proc/{self.pid}/task").glob("*"):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
                 mask = (thread / "status").read_bytes().partition(b"SigBlk:")[2].split(maxsplit=1)[0]
-                if int(mask, 16) >> signal.SIGUSR2 - 1 & 1:
+                if int(mask, 16) >> THREADS - 1 & 1:
                     blocking.add(thread.name)
         return blocking
 

@@ -1,13 +1,19 @@
 """Scripts with async def: one event loop per child, stopped like any other script."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from prefect_parallel_run._threads import begin
+from prefect_parallel_run.node import child_process
+from prefect_parallel_run.node.child_startup import IN_INIT, ChildFactory
+from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.slot import SlotUnusableError
 
 from ..services import service
+from .conftest import wait_until
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "async.md").read_text()
 
@@ -51,6 +57,91 @@ def test_a_failed_coroutine_costs_no_other_mini_batch(bench, files, how):
     assert bench.rows(receipts) == ["1 heart"] * 20
     assert len({receipt.pid for receipt in receipts}) == processes
     assert ("cancelled left over" in printed(bench)) == (how == "gather")
+
+
+def test_a_timeout_shows_the_line_of_the_coroutine(bench, files, tmp_path):
+    """Although the event loop waits for it."""
+    (tmp_path / "waits.py").write_text(
+        "import asyncio\nasync def init(): pass\nasync def run(mini_batch):\n    await asyncio.sleep(3600)\n"
+    )
+    slot = bench.slot(str(tmp_path / "waits.py"), run_invocation_timeout=3.0)
+    (receipt,) = bench.attempt(slot, bench.works(files)[:1])
+    head, *frames = receipt.traceback.splitlines()[:3]
+    assert (receipt.error_type, head) == ("InvocationTimeout", "1 task waits (most recent call first):")
+    assert [frame.partition(", line ")[2].split()[-1] for frame in frames] == ["sleep", "run"]
+    assert frames[1] == f'  File "{tmp_path}/waits.py", line 4 in run'
+
+
+WAITING = """
+import asyncio, subprocess, time
+
+def run(mini_batch): return []
+
+async def nap():
+    await asyncio.sleep(3600)
+
+async def call(number):
+    await nap()
+
+class Answer:
+    def __await__(self):
+        yield from nap().__await__()
+
+async def several():
+    await asyncio.gather(call(1), call(2), nap())
+
+async def many():
+    for number in range(500):
+        exec(f"async def wait_{number}(): await nap()", globals())
+    await asyncio.gather(*(globals()[f"wait_{number}"]() for number in range(500)))
+
+async def blocked():
+    asyncio.get_running_loop().call_soon(time.sleep, 3600)
+    await nap()
+
+async def waits_for(awaitable):
+    await awaitable
+
+def program():
+    subprocess.run(["sleep", "3600"], capture_output=True, timeout=3600)
+
+def init():
+"""
+
+#: The end of the script, the parts of the stacks while it waits, in this order, and whether tasks are shown.
+STACKS = {
+    "coroutine": ("return waits_for(nap())", ["1 task waits", "in nap", "in waits_for", "in select"], True),
+    "awaitable": ("return waits_for(Answer())", ["1 task waits", "in __await__", "in waits_for", "in select"], True),
+    "equal tasks": ("return several()", ["1 task", "in several", "1 task", "in nap", "2 tasks", "in nap", "in call"], True),
+    "many tasks": ("return many()", ["1 task waits", "in many", "1 task waits", "in wait_", "in select"], True),
+    "own loop": ("asyncio.run(waits_for(nap()))", ["1 task waits", "in nap", "in waits_for", "in select"], True),
+    "blocked loop": ("return blocked()", ["Current thread", "in _run_once", "in _start"], False),
+    "no loop": ("program()", ["Current thread", "in select", "in program", "in init"], False),
+}
+
+
+@pytest.mark.parametrize("case", STACKS)
+def test_the_stacks_show_where_coroutines_wait(bench, tmp_path, monkeypatch, case):
+    """An event loop that waits hides them. Tasks are not waited for where no event loop can write them."""
+    monkeypatch.setattr(child_process, "_STACK_LIMIT", 3600.0)
+    end, parts, has_tasks = STACKS[case]
+    (tmp_path / "waits.py").write_text(f"{WAITING}    {end}\n")
+    factory = ChildFactory(bench.settings(str(tmp_path / "waits.py")), lambda: dict(os.environ), str(tmp_path), ProcessLog())
+    startup = factory.start("waits", 0)
+    try:
+        wait_until(lambda: startup.poll(0.05) or startup.stage == IN_INIT)
+        pattern = re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
+
+        def are_complete():  # a little earlier, the process has not reached the call in which it waits
+            stacks = begin(startup.child.stacks).result(300)
+            shows_tasks = re.match("[0-9]+ tasks? wait", stacks) is not None
+            return pattern.search(stacks) and shows_tasks == has_tasks and "\0" not in stacks
+
+        wait_until(are_complete)
+        assert startup.failure is None
+        assert startup.child.exit_status() is None
+    finally:
+        startup.discard()
 
 
 def test_tasks_left_behind_end_with_their_mini_batch(bench, files):
