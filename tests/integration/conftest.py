@@ -14,6 +14,7 @@ import pytest
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node import node_log
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed
 from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.settings import (
@@ -154,7 +155,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path, scripts):
+def bench(tmp_path, scripts, monkeypatch):
+    monkeypatch.setattr(node_log, "_PATIENCE", 300.0)  # tests read the logs of a closed node, however slow the disk is
     made = Bench(tmp_path, scripts)
     yield made
     made.close()
