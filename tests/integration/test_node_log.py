@@ -18,7 +18,7 @@ from .conftest import wait_until
 
 
 def over(bench, files, script, *arguments, graceful=True, listen=None, size=10, **changes):
-    """Run all mini-batches in a node, close it, and return it with their outcomes."""
+    """Run all mini-batches in a node, close it, whose children exit in time, and return it with their outcomes."""
     works = [Work(i, 1, b"[%d,1,%b]\n" % (i, work)) for i, work in enumerate(bench.works(files, size))]
     node = Node(bench.settings(script, *arguments, **changes))
     try:
@@ -26,7 +26,8 @@ def over(bench, files, script, *arguments, graceful=True, listen=None, size=10, 
             node.log.on_script_log(listen)
         outcomes = [receipt[2] for work in works for receipt in node.run(work.mini_batch, [work]).receipts]
     finally:
-        node.close(graceful=graceful)
+        problems = node.close(graceful=graceful)
+    assert problems == []
     return node, outcomes
 
 
@@ -42,7 +43,7 @@ def test_every_process_is_logged(bench, files):
     """In time order, with its slot, and why and how it exited."""
     arguments = ("--log", str(bench.log), "--crash", "2,5", "--with_spare", "5,9")
     _, outcomes = over(bench, files, "lives.py", *arguments)
-    assert outcomes.count("died") == 2
+    assert outcomes == ["died" if number in (2, 5) else "succeeded" for number in range(10)]
     found = events(bench)
     assert [event["at"] for event in found] == sorted(event["at"] for event in found)
     lives = {}
