@@ -189,9 +189,9 @@ def test_prefect_retries_with_the_rows_of_the_first_attempt(shop, monkeypatch):
     def lose_workers():
         wait_until(lambda: shop.calls()[3], 120)
         shop.run_sql("DELETE FROM t")
-        shop.gate.touch()
         for process in ours("compute/worker.py"):
             process.kill()
+        shop.gate.touch()
 
     thread = threading.Thread(target=lose_workers)
     thread.start()
