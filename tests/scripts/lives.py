@@ -3,7 +3,7 @@
 --imports ok,raise,hang,scrawl,gate says what the first, second, … import does, the last one standing for all that follow,
 and --inits the same of init(): "scrawl" writes to every descriptor, "gate" waits until LOG.gate is there. The mini-batches
 --crash kill their process, the mini-batches --hang do not return. Those --with_spare first wait until a spare has imported
-the script, those --alone until one has begun to and is gone. Every run() takes --seconds.
+the script, those --alone until one has begun to and is gone. Every run() waits at --doors and takes --seconds.
 """
 
 import argparse
@@ -11,6 +11,8 @@ import contextlib
 import os
 import signal
 import time
+
+from counts import wait_at_doors
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--log")
@@ -78,6 +80,7 @@ def init():
 def run(mini_batch, context):
     index = context.minibatch_index
     note("run", os.getpid(), index)
+    wait_at_doors()
     time.sleep(options.seconds)
     if index in options.with_spare:
         wait_until(lambda: waiting() & pids("imported"))

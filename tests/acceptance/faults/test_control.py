@@ -38,6 +38,10 @@ class Controlled:
         assert (code, said["applied"]) == (0, True), said
         report(f"control {words[0]}", seconds=said["seconds"])
 
+    def open_door(self, number):
+        """Let the mini-batches go on that wait because more than *number* have begun."""
+        self.driver.workshop.log.with_name(f"{self.driver.workshop.log.name}.door.{number}").touch()
+
     def tries(self):
         return ledger(self.run, "SELECT COUNT(*) FROM attempts")[0][0]
 
@@ -64,18 +68,21 @@ def children():
     return {process.pid for process in ours("child/__main__.py") if process.is_running()}
 
 
-def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, driver, workshop):
+def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, driver, workshop, monkeypatch):
     """Each within 5 s; every mini-batch runs once, every process calls shutdown(), none is killed."""
-    with driver.start(seconds=0.2, entry_script="lives.py", process_count_per_node=1, node_count=2) as process:
+    monkeypatch.setenv("DRIVER_ARGUMENTS", "--doors 10,25,35")  # so that there is work left for each order
+    options = {"process_count_per_node": 1, "node_count": 2, "run_invocation_timeout": 1000}
+    with driver.start(seconds=0.2, entry_script="lives.py", **options) as process:
         wait_until(lambda: begun(workshop.log))
         assert controlled.order("processes", "0")[0] == 2
         controlled.applied("processes", "3")
         began = time.monotonic()
-        wait_until(lambda: len(children()) == 6)
+        wait_until(lambda: len({line.split()[1] for line in begun(workshop.log)}) == len(children()) == 6)
         report("control processes 3, both nodes have them", seconds=time.monotonic() - began)
         controlled.applied("pause")
         assert main(["show", str(controlled.run), "--json"]) == 0
         assert json.loads(controlled._capsys.readouterr().out)["status"] == "paused"
+        controlled.open_door(10)
         controlled.quiet()
         was = begun(workshop.log)
         assert len(was) < 50
@@ -83,8 +90,10 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
         wait_until(lambda: len(begun(workshop.log)) > len(was))
         controlled.applied("processes", "1")
         began = time.monotonic()
+        controlled.open_door(25)
         wait_until(lambda: len(children()) == 2)
         report("control processes 1, both nodes have it", seconds=time.monotonic() - began)
+        controlled.open_door(35)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert driver.result.read_bytes() == EXPECTED
@@ -113,11 +122,12 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
 
 def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(controlled, driver, workshop, monkeypatch):
     """Higher limits let a run go on that was held; they, and the number of processes, hold for whoever goes on with it."""
-    monkeypatch.setenv("DRIVER_ARGUMENTS", "--poison 1")
-    limits = {"allowed_failed_count": 0, "run_max_try": 2, "retry_delay_seconds": 600}
+    monkeypatch.setenv("DRIVER_ARGUMENTS", "--poison 1 --doors 10,25")
+    limits = {"allowed_failed_count": 0, "run_max_try": 2, "retry_delay_seconds": 600, "run_invocation_timeout": 1000}
     with driver.start(seconds=0.1, **limits) as process:
         wait_until(lambda: controlled.driver.runs and controlled.tries())
         wait_until(lambda: ledger(controlled.run, "SELECT COUNT(*) FROM attempts WHERE outcome='raised'")[0][0])
+        controlled.open_door(10)
         wait_until(lambda: len(begun(workshop.log)) == controlled.tries() < 50)  # held
         held = controlled.tries()
         controlled.applied("limits", "--allowed-failed-count", "5")
@@ -126,6 +136,7 @@ def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(co
         report("control limits, a run that was held goes on", seconds=time.monotonic() - began)
         controlled.applied("processes", "3")
         controlled.applied("pause")
+        controlled.open_door(25)
         controlled.quiet()
         tries = controlled.tries()
         process.kill()
@@ -152,8 +163,8 @@ def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(co
 
 def test_lower_limits_end_a_run(controlled, driver, workshop, monkeypatch):
     """At once, with their figures; and a run that goes on from there has them too."""
-    monkeypatch.setenv("DRIVER_ARGUMENTS", "--poison 1")
-    with driver.start(seconds=0.2, run_max_try=1) as process:
+    monkeypatch.setenv("DRIVER_ARGUMENTS", "--poison 1 --doors 10")
+    with driver.start(seconds=0.2, run_max_try=1, run_invocation_timeout=1000) as process:
         failed = "SELECT COUNT(*) FROM mini_batches WHERE state='failed'"
         wait_until(lambda: controlled.driver.runs and ledger(controlled.run, failed)[0][0])
         controlled.applied("limits", "--error-threshold", "1", "--allowed-failed-percent", "50")
@@ -163,6 +174,7 @@ def test_lower_limits_end_a_run(controlled, driver, workshop, monkeypatch):
     assert process.returncode == 1
     assert "LimitExceededError: error_threshold exceeded: 2 failed items, 1 allowed" in err
     assert controlled.tries() < 50
+    controlled.open_door(10)
     assert main(["resume", str(controlled.run)]) == 1
     assert "error_threshold exceeded: 2 failed items, 1 allowed" in controlled._capsys.readouterr().err
     assert main(["resume", str(controlled.run), "--error-threshold", "2"]) == 0
