@@ -34,10 +34,10 @@ def listening():
     """Ports at which the family listens."""
     sockets = set()
     for process in family():
-        folder = f"/proc/{process.pid}/fd"
-        for descriptor in os.listdir(folder):
-            with suppress(FileNotFoundError):  # closed meanwhile
-                sockets.add(os.readlink(f"{folder}/{descriptor}"))
+        with suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    sockets.add(os.readlink(descriptor))
     ports = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for fields in map(str.split, Path(table).read_text().splitlines()[1:]):
@@ -103,9 +103,10 @@ def test_a_local_cluster_listens_for_scheduler_and_workers_only(bench):
         secret = re.findall(r"^[A-Za-z0-9+/=]{16,}$", cluster.client.security.tls_client_key, re.MULTILINE)
         assert len(secret) >= 2
         for process in family():
-            shown = b"".join(Path(f"/proc/{process.pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
-            assert not [line for line in secret if line.encode() in shown]
-            assert b"PRIVATE KEY" not in shown
+            with suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                shown = b"".join(Path(f"/proc/{process.pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+                assert not [line for line in secret if line.encode() in shown]
+                assert b"PRIVATE KEY" not in shown
 
 
 def test_a_class_that_opens_a_plain_scheduler_is_refused(tmp_path, monkeypatch):
