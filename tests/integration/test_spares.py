@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node.child_startup import WAITING
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.reaper import marked
 from prefect_parallel_run.node.slot import SlotUnusableError, Work
@@ -70,11 +71,11 @@ def outcomes(receipts):
 
 
 def spare_of(slot, lives):
-    """Return the process id of the slot's spare, once it has imported the script."""
-    wait_until(lambda: slot._standby._startup is not None)
-    pid = slot._standby._startup.child.pid
-    wait_until(lambda: pid in lives.pids("imported"))
-    return pid
+    """Return the process id of the idle slot's spare, once the slot knows that it has imported the script."""
+    startup = slot._standby._startup
+    wait_until(lambda: startup.poll(0.01) or startup.stage == WAITING)
+    assert startup.child.pid in lives.pids("imported")
+    return startup.child.pid
 
 
 def test_no_standby_child_without_a_lost_child(bench, files, lives, slot):
@@ -111,14 +112,14 @@ def test_an_unused_standby_child_calls_no_function(bench, files, lives, slot):
 
 def test_a_standby_child_is_ready_at_a_timeout(bench, files, lives, slot):
     """Also for the first: it is started at half of the timeout."""
-    receipts = bench.attempt(slot("--hang", "3", run_invocation_timeout=2.0), bench.works(files))
+    receipts = bench.attempt(slot("--hang", "3", run_invocation_timeout=5.0), bench.works(files))
     assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
     assert lives.homes == ["node-0.0.1", "node-0.spare.1"]
 
 
 def test_an_importing_standby_child_is_used(bench, files, lives, slot):
     """It is ahead of a child that would be started now."""
-    made = slot("--hang", "3", "--imports", "ok,gate,ok", run_invocation_timeout=1.0)
+    made = slot("--hang", "3", "--imports", "ok,gate,ok", run_invocation_timeout=5.0)
     receipts = []
     thread = threading.Thread(target=lambda: receipts.extend(bench.attempt(made, bench.works(files))))
     thread.start()
@@ -135,7 +136,7 @@ def test_an_importing_standby_child_is_used(bench, files, lives, slot):
 @pytest.mark.parametrize("how", ["raise", "scrawl"])
 def test_a_standby_child_that_cannot_import_is_ignored(bench, files, lives, slot, how):
     """An ordinary child replaces it."""
-    made = slot("--hang", "3", "--imports", f"ok,{how},ok", run_invocation_timeout=1.0)
+    made = slot("--hang", "3", "--imports", f"ok,{how},ok", run_invocation_timeout=5.0)
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
     slow_to_fail = [["node-0.0.1", "node-0.0.3"]]
@@ -183,7 +184,7 @@ def test_an_unused_standby_child_times_out(bench, files, lives, slot):
 
 def test_a_hanging_standby_import_costs_one_start(bench, files, lives, slot):
     """The timeout counts from its own start."""
-    made = slot("--hang", "3", "--imports", "ok,hang,ok", run_invocation_timeout=1.0, init_timeout=5.0)
+    made = slot("--hang", "3", "--imports", "ok,hang,ok", run_invocation_timeout=5.0, init_timeout=5.0)
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts).count("succeeded") == 9
     assert lives.homes == ["node-0.0.1", "node-0.0.3"]  # the spare was the second start
