@@ -14,7 +14,7 @@ import pytest
 from prefect_parallel_run import FileDataset
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
-from prefect_parallel_run.node import node_log
+from prefect_parallel_run.node import child_startup, node_log
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed
 from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.settings import (
@@ -157,6 +157,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, scripts, monkeypatch):
     monkeypatch.setattr(node_log, "_PATIENCE", 300.0)  # tests read the logs of a closed node, however slow the disk is
+    monkeypatch.setattr(child_startup, "_ANSWER_TIMEOUT", 60.0)  # and wait for a standby child, however busy the machine is
     made = Bench(tmp_path, scripts)
     yield made
     made.close()

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from prefect_parallel_run.models import Receipt
+from prefect_parallel_run.node import child_startup
 from prefect_parallel_run.node.child_startup import WAITING
 from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.reaper import marked
@@ -191,8 +192,9 @@ def test_a_hanging_standby_import_costs_one_start(bench, files, lives, slot):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_killed_or_stopped_standby_child_is_skipped(bench, files, lives, slot, number):
+def test_a_killed_or_stopped_standby_child_is_skipped(bench, files, lives, slot, number, monkeypatch):
     """The slot starts an ordinary child, and the next crash finds a standby child again."""
+    monkeypatch.setattr(child_startup, "_ANSWER_TIMEOUT", 5.0)
     works = bench.works(files)
     made = slot("--crash", "1,2,5", "--with_spare", "5")
     assert outcomes(bench.attempt(made, works[:2])) == ["succeeded", "died"]
