@@ -82,7 +82,7 @@ def read_by_keys(page):
 
 def test_report_shows_failures_a_timeout_and_a_retry(workshop, browser):
     """As text, on the timeline, with the mouse and with the keyboard."""
-    result = workshop.step("mixed.py", mini_batch_size=1, run_invocation_timeout=2, run_max_try=2)()
+    result = workshop.step("mixed.py", mini_batch_size=1, run_invocation_timeout=5, run_max_try=2)()
     assert (result.mini_batches_total, result.mini_batches_failed) == (100, 1)
     path = Path(result.run_directory, "report.html")
 

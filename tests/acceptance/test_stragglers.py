@@ -84,7 +84,7 @@ def test_a_slow_mini_batch_that_fails_everywhere_fails_run_max_try_times(worksho
         *arguments,
         node_count=2,
         process_count_per_node=1,
-        run_invocation_timeout=1.5,
+        run_invocation_timeout=5,
         run_max_try=2,
         speculative_execution=True,
         mini_batch_size=10,

@@ -57,13 +57,13 @@ def test_no_retry_prevents_further_attempts(bench, files):
 @pytest.mark.parametrize("code", ["Retry.Sleep", None, "Retry.RestartProcess"])
 def test_sleep_delays_the_next_mini_batch(bench, files, code):
     """In this process or its replacement, even beyond run_invocation_timeout, which applies to run()."""
-    slot = asks(bench, code, 3, delay="1.5", run_invocation_timeout=1.0)
+    slot = asks(bench, code, 3, delay="5.5", run_invocation_timeout=5.0)
     receipts = bench.attempt(slot, bench.works(files))
     assert outcomes(receipts) == expected(10, 3)
     assert not receipts[3].final
     runs = [call for call in calls(bench) if call.what == "run"]
-    assert runs[4].at - runs[3].at >= 1.5
-    assert receipts[4].seconds < 1.5  # the wait is nobody's try
+    assert runs[4].at - runs[3].at >= 5.5
+    assert receipts[4].seconds < 5.5  # the wait is nobody's try
     assert (runs[4].pid == runs[3].pid) == (code != "Retry.RestartProcess")
 
 

@@ -83,7 +83,7 @@ def test_a_sample_and_one_mini_batch(step):
 def test_a_failure_costs_no_other_mini_batch(step, tmp_path, how, capfd):
     """Its cause is that of a run; it is tried once; the prints of all processes are shown."""
     arguments = ("--log", str(tmp_path / "log"), "--how", how, "--poison", "1")
-    limits = {"run_invocation_timeout": 60 if how == "hog" else 1, "process_memory_limit": 300_000_000}
+    limits = {"run_invocation_timeout": 5 if how == "hang" else 60, "process_memory_limit": 300_000_000}
     trial = step("poison.py", *arguments, **limits).try_out()
     outcome, error_type, traceback = DIES[how]
     assert [receipt.outcome for receipt in trial.mini_batches] == ["succeeded", outcome, "succeeded"]

@@ -28,7 +28,7 @@ def test_two_guilty_files_of_a_hundred(workshop, how):
         "--guilty",
         "f013.txt,f057.txt",
         isolate_failed_items=True,
-        run_invocation_timeout=2,
+        run_invocation_timeout=5 if how == "hang" else 60,
         run_max_try=2,
     )
     result = step()
