@@ -184,7 +184,7 @@ def test_another_query_starts_another_run(interrupted):
 def test_prefect_retries_with_the_rows_of_the_first_attempt(shop, monkeypatch):
     """The query does not run again."""
     monkeypatch.setattr("prefect_parallel_run.compute.local._RESTARTS", 0)
-    monkeypatch.setattr("prefect_parallel_run.dispatch.state._NODE_PATIENCE", 0.5)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.state._NODE_PATIENCE", 5.0)
 
     def lose_workers():
         wait_until(lambda: shop.calls()[3], 120)

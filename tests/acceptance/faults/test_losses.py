@@ -174,7 +174,7 @@ def test_a_lost_worker_costs_no_finished_mini_batch(workshop, signal_number, mon
 def test_when_no_worker_stays_alive_prefect_retries_and_goes_on_from_the_ledger(workshop, monkeypatch):
     """All workers die until the cluster is given up; the task's retry opens a new one and runs only what is left."""
     monkeypatch.setattr("prefect_parallel_run.compute.local._RESTARTS", 0)
-    monkeypatch.setattr("prefect_parallel_run.dispatch.state._NODE_PATIENCE", 0.5)
+    monkeypatch.setattr("prefect_parallel_run.dispatch.state._NODE_PATIENCE", 5.0)
     step = workshop.step("slow.py", "--sleep", "0.1", mini_batch_size=2, run_max_try=3, process_count_per_node=1)
     killed = []
 
