@@ -87,7 +87,7 @@ def test_what_is_shown_while_it_runs(workshop):
         wait_until(lambda: shown().keys() >= {"score-it-failures", "score-it-progress"})
         now = shown()
         (dashboard,) = re.findall(r"\[Dask dashboard\]\((\S+)\)", now["score-it-progress"].description)
-        assert httpx.get(dashboard, follow_redirects=True).status_code == 200
+        assert httpx.get(dashboard, follow_redirects=True, timeout=60).status_code == 200
     finally:
         gate.touch()
         thread.join()
