@@ -64,7 +64,7 @@ def test_a_plan_that_grows_while_it_goes_up(workshop, s3, monkeypatch):
             going_up.set()
         return upload(local, url, *check_cancelled)
 
-    pause_listing(monkeypatch, lambda: going_up.wait(60))
+    pause_listing(monkeypatch, lambda: wait_until(going_up.is_set))
     monkeypatch.setattr(objects, "upload", note)
     result = workshop.step(output=OUT, mini_batch_size=1)()
     assert s3.cat_file(result.output_file).decode().split() == NAMES
