@@ -63,7 +63,7 @@ def test_sleep_delays_the_next_mini_batch(bench, files, code):
     assert not receipts[3].final
     runs = [call for call in calls(bench) if call.what == "run"]
     assert runs[4].at - runs[3].at >= 5.5
-    assert receipts[4].seconds < 5.5  # the wait is nobody's try
+    assert receipts[4].seconds < 5.5  # the wait is not part of the attempt
     assert (runs[4].pid == runs[3].pid) == (code != "Retry.RestartProcess")
 
 

@@ -1,4 +1,4 @@
-"""Like counts.py, but every mini-batch takes --sleep seconds and waits at --doors; with --poison, that one fails at once."""
+"""Like counts.py, but every mini-batch takes --sleep seconds and waits at --doors; that of --poison fails immediately."""
 
 import os
 import sys
