@@ -259,8 +259,7 @@ def test_a_run_from_the_form(at_work, browser, files, scripts, tmp_path):
         size.get_by_role("textbox").fill("10 files")
         submitted(page)
         size.get_by_text("'10 files' is not valid").first.wait_for()
-        with page.expect_request(lambda asked: '"mini_batch_size":"20"' in (asked.post_data or "")):  # without a click
-            size.get_by_role("textbox").fill("20")
+        wait_until(lambda: is_checked_while_typed(page, size.get_by_role("textbox"), "20"))
         size.get_by_text("is not valid").first.wait_for(state="hidden")
         return accepted(page)
 
@@ -285,6 +284,19 @@ def test_a_run_from_the_form(at_work, browser, files, scripts, tmp_path):
         page.get_by_text("report.html").first.wait_for()
 
     looked_at(at_work, browser, look)
+
+
+def is_checked_while_typed(page, box, text):
+    """Return whether the form sends *text* when it is typed, without a click; during an answer, it may lose what is typed."""
+    from playwright.sync_api import TimeoutError as NoRequest
+
+    try:
+        with page.expect_request(lambda asked: f'"mini_batch_size":"{text}"' in (asked.post_data or ""), timeout=30_000):
+            box.fill("")
+            box.fill(text)
+    except NoRequest:
+        return False
+    return True
 
 
 def artifact(at_work, run, key):
