@@ -131,7 +131,7 @@ def write_partitions(tables: Iterator[tuple[pd.DataFrame, pa.Table]], keys: Sequ
         target: A folder that does not exist, or is empty.
 
     Raises:
-        InputError: A key is not a column.
+        InputError: A key is not a column, or the keys are all columns.
         ColumnTypesDifferError: The types of a column in two tables have no common type without loss.
         OutputError: *target* cannot be written, or is not empty.
     """
@@ -160,6 +160,8 @@ class _Writer:
             columns = [str(column) for column in frame.columns]
             raise InputError(", ".join(missing), f"is not a column to partition by; the columns are {columns}")
         data = table.drop_columns(self._keys)
+        if not data.num_columns:  # a Parquet file without columns has no rows
+            raise InputError(", ".join(self._keys), "are all columns of the table; expected a column beside the partition keys")
         self._schema = data.schema if self._schema is None else _unified(self._schema, data.schema)
         try:
             groups = list(frame[self._keys].reset_index(drop=True).groupby(self._keys, sort=False, dropna=False))

@@ -334,7 +334,8 @@ class TabularDataset(Dataset):
                 reason = f"got {located[0]!r}; partition_keys read the rows from a partitioned copy, which has another"
                 raise InputError(str(self.name), f"append_row_input_columns: expected columns of the table, {reason}")
             copy = self._partitioned_below(keys, store, listing, warn)
-            yield from copy.with_input_columns(self._input_columns).partition_cuts(keys, store)
+            copy = copy.with_input_columns(self._input_columns)
+            yield from copy._grouped(keys, copy.listing(), ignore_warning)  # noqa: SLF001  of the same class
         elif set(keys) <= set(folders):
             yield from self._grouped(keys, listing, warn)
         else:

@@ -186,6 +186,25 @@ def test_a_plain_table_is_partitioned_by_columns(tmp_path):
     assert sorted(store.rglob("*.parquet")) == before
 
 
+def test_keys_that_are_all_columns_are_refused(tmp_path):
+    """The files of the copy would have no columns, and so no rows."""
+    pd.DataFrame({"a": [1, 1], "b": [2, 3]}).to_parquet(tmp_path / "t.parquet")
+    dataset = TabularDataset.from_parquet_files(tmp_path / "t.parquet").as_named_input("t")
+    with pytest.raises(InputError, match="b, a: are all columns of the table; expected a column beside the partition keys"):
+        list(dataset.partition_cuts(["b", "a"], tmp_path / "store"))
+    with pytest.raises(InputError, match="a, b: are all columns"):
+        dataset.partition_by(["a", "b"], tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_table_without_rows_has_no_partitions(tmp_path):
+    """It is copied like others."""
+    pd.DataFrame({"a": [], "b": []}).to_parquet(tmp_path / "t.parquet")
+    dataset = TabularDataset.from_parquet_files(tmp_path / "t.parquet").as_named_input("t")
+    assert list(dataset.partition_cuts(["a"], tmp_path / "store")) == []
+    assert list(dataset.partition_cuts(["a"], tmp_path / "store")) == []
+
+
 def test_many_rows_in_several_files_keep_their_order(tmp_path, monkeypatch):
     """Rows may be written before all are read."""
     monkeypatch.setattr("prefect_parallel_run.datasets.partitions._BUFFER", 2_000)
