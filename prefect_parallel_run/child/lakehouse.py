@@ -13,21 +13,15 @@ class LakehouseReader(ParquetReader):
 
     def decode(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
         """Return row groups with the columns of the table that are kept."""
-        table = self._as_named(work, numbers)
         if "columns" not in work:
-            return table.replace_schema_metadata(None)  # it may have types of pandas that the table has not
-        row = pa.ipc.open_stream(base64.b64decode(work["row"])).read_all()
-        columns = [_column(name, table, row, name in work["cast"]) for name in work["columns"]]
-        return pa.Table.from_arrays(columns, names=work["columns"])
-
-    def _as_named(self, work: Dict[str, Any], numbers: Sequence[int]) -> Any:
-        """Return row groups, their columns with the names that they have in the table."""
-        if "renamed" not in work:
-            return super().decode(work, numbers)
+            return super().decode(work, numbers).replace_schema_metadata(None)  # it may have types of pandas, unlike the table
         stored = [work["renamed"].get(name, name) for name in work["columns"]]
         table = super().decode({**work, "keep_columns": stored}, numbers)
         names = {work["renamed"][name]: name for name in work["renamed"]}
-        return table.rename_columns([names.get(name, name) for name in table.column_names])
+        table = table.rename_columns([names.get(name, name) for name in table.column_names])
+        row = pa.ipc.open_stream(base64.b64decode(work["row"])).read_all()
+        columns = [_column(name, table, row, name in work["cast"]) for name in work["columns"]]
+        return pa.Table.from_arrays(columns, names=work["columns"])
 
 
 def _column(name: str, table: Any, row: Any, is_cast: bool) -> Any:

@@ -70,7 +70,7 @@ class TabularDataset(Dataset):
         description="Version of a Delta table, or snapshot of an Iceberg table; none: the newest when the plan is made.",
     )
     schema_id: int | None = Field(
-        default=None, ge=0, exclude_if=_is_none, description="Schema of an Iceberg table, if not that of the snapshot."
+        default=None, ge=0, exclude_if=_is_none, description="Schema of an Iceberg table; set when the plan is made."
     )
     #: Methods have the aliases as names. Unset fields are not serialized: the dataset's hashes are those of earlier versions.
     kept_columns: list[str] | None = Field(
@@ -136,7 +136,7 @@ class TabularDataset(Dataset):
                 raise ValueError(f"{field}: expected {default}, since the files are not {titles}, got {value!r}")
         if "version" in TABLE_FORMATS[self.format].options and len(self.paths) != 1:
             raise ValueError(f"paths: expected one {TABLE_FORMATS[self.format].title}, got {len(self.paths)} paths")
-        if self.format == "iceberg" and not re.fullmatch(TABLE_NAME, self.paths[0]):
+        if TABLE_FORMATS[self.format].is_named and not re.fullmatch(TABLE_NAME, self.paths[0]):
             raise ValueError(f"paths: expected the name of a table as CATALOG.NAMESPACE.TABLE, got {self.paths[0]!r}")
         if self.kept_columns is not None and self.dropped_columns is not None:
             raise ValueError("set either keep_columns or drop_columns, not both")

@@ -92,7 +92,7 @@ def list_files(paths: Sequence[str], *, of_table: bool = False) -> Generator[Lis
             kept, and so are folders such as ``_key=value``.
 
     Raises:
-        InputError: A path does not exist, a folder cannot be read, or, with *of_table*, a folder is a Delta table.
+        InputError: A path does not exist, a folder cannot be read, or, with *of_table*, a folder is a Delta or Iceberg table.
     """
     matches = _table_matches if of_table else _matches
     if len(paths) == 1:
@@ -109,8 +109,10 @@ def list_files(paths: Sequence[str], *, of_table: bool = False) -> Generator[Lis
 def _table_matches(path: str) -> Generator[ListedFile, None, None]:
     """Yield the files of ``_matches`` that contain table data."""
     segments = path.rstrip("/").split("/")
-    if not is_remote(path) and os.path.isdir(os.path.join(path, _DELTA_LOG)):
-        raise _delta_error(path)
+    if not is_remote(path) and os.path.isdir(path):
+        if os.path.isdir(os.path.join(path, _DELTA_LOG)):
+            raise _delta_error(path)
+        _check_no_iceberg_table(path)
     # Applies only to names that *path* does not contain literally, or match by a pattern that starts with the same character.
     exists = not is_remote(path) and os.path.exists(path)
     patterns = [] if exists else [name for name in segments if name.startswith(_NO_DATA)]
@@ -133,6 +135,14 @@ def _table_matches(path: str) -> Generator[ListedFile, None, None]:
 def _delta_error(folder: str) -> InputError:
     reason = "is a Delta table (it has a folder _delta_log): its log determines which of its files are current"
     return InputError(folder, f"{reason}; read it with TabularDataset.from_delta_table, or --format delta")
+
+
+def _check_no_iceberg_table(folder: str) -> None:
+    """Raise InputError if the local *folder* is an Iceberg table, or the folder of its data."""
+    for root in (folder, os.path.join(folder, "..")):
+        if next(glob.iglob(os.path.join(glob.escape(root), "metadata", "*.metadata.json")), None) is not None:
+            reason = "is an Iceberg table: its metadata determines which of its files are current"
+            raise InputError(folder, f"{reason}; read it with TabularDataset.from_iceberg_table, or --format iceberg")
 
 
 def _matches(path: str) -> Generator[ListedFile, None, None]:

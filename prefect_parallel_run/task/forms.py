@@ -186,7 +186,9 @@ class IcebergTable(_Table):
     iceberg_files: Annotated[list[Annotated[str, Field(pattern=TABLE_NAME)]], Field(min_length=1, max_length=1)] = Field(
         title="Name", description="CATALOG.NAMESPACE.TABLE, with a catalog of pyiceberg's configuration."
     )
-    version: Annotated[str, Field(pattern="^[0-9]+$")] | None = Field(default=None, title="Snapshot")
+    version: Annotated[str, Field(pattern="^[0-9]+$", coerce_numbers_to_str=True)] | None = Field(
+        default=None, title="Snapshot"
+    )
     """Empty: the current snapshot when the run is planned."""  # a string, since browsers round such large numbers
 
     def _fields(self) -> dict[str, Any]:

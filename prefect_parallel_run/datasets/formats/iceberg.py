@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_parallel_run.child.storage import is_remote
+from prefect_parallel_run.child.storage import is_remote, store_of
 from prefect_parallel_run.datasets.formats.lakehouse import COPY, Lakehouse, TableListing
+from prefect_parallel_run.environments import without_credentials
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.paths import absolute_path
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from prefect_parallel_run.storage.listing import Listing
 
 _FIELD_ID = b"PARQUET:field_id"  #: in the metadata of a field
-_NEVER_WRITTEN = 0  #: in place of the id of a snapshot
-_REWRITE = "CALL … .system.rewrite_data_files(table => …, options => map('delete-file-threshold', '1'))"
+_NEVER_WRITTEN = 0  #: version of a frozen table that has no snapshot
+_OPTIONS = "map('rewrite-all', 'true', 'use-starting-sequence-number', 'false')"
+_REWRITE = f"CALL … .system.rewrite_data_files(table => …, options => {_OPTIONS})"
 
 
 @contextmanager
@@ -33,7 +35,8 @@ def _wrapped_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the errors of catalogs and their libraries have no common class
-        raise InputError(name, f"cannot be read as an Iceberg table: {type(error).__name__}: {error}") from error
+        reason = without_credentials(f"{type(error).__name__}: {error}")
+        raise InputError(name, f"cannot be read as an Iceberg table: {reason}") from error
 
 
 def _load(name: str) -> Any:
@@ -57,55 +60,71 @@ def _load(name: str) -> Any:
 class IcebergListing(TableListing):
     """The files of one snapshot of an Iceberg table; raises InputError if its rows need another reader."""
 
-    removal = "expiring snapshots deletes files that newer snapshots do not need; read a newer snapshot"
+    removal = "files are deleted when a snapshot expires; read a newer snapshot"
 
     def __init__(self, name: str, snapshot_id: int, schema_id: int | None, check_cancelled: CheckCancelled) -> None:
         super().__init__(name, check_cancelled)
         self.version = f"snapshot {snapshot_id} of the Iceberg table"
         table = _load(name)
-        _check_snapshot(name, table, snapshot_id)
+        is_written = snapshot_id != _NEVER_WRITTEN or schema_id is None  # a user may ask for a snapshot of this number
+        if is_written:
+            _check_snapshot(name, table, snapshot_id)
         with _wrapped_errors(name):
             scan = table.scan(snapshot_id=snapshot_id or None)
-            tasks = [] if snapshot_id == _NEVER_WRITTEN else list(scan.plan_files())
+            tasks = list(scan.plan_files()) if is_written else []
             columns = table.schemas()[schema_id] if schema_id is not None else scan.projection()
             self.schema = _as_in_parquet(columns.as_arrow())
             types = {column.field_id: field for column, field in zip(columns.fields, self.schema, strict=True)}
             self.defaults = {types[column.field_id].name: column.initial_default for column in columns.fields}
-            #: Files without field ids, which other programs wrote, have columns with these names.
-            self._ids = {known: column.field_id for column in table.name_mapping() or () for known in column.names}
+            self._mapping = table.name_mapping()  # of columns to field ids
             values = {
                 _location(task.file.file_path): dict(_identities(task.file.partition, table.specs()[task.file.spec_id], types))
                 for task in tasks
             }
         _check_files(name, tasks)
+        if len(values) < len(tasks):
+            raise InputError(
+                name, f"lists a file more than once, so that its rows would be doubled; {COPY.removeprefix('or ')}"
+            )
         self.values = dict(sorted(values.items()))
         self.keys = [key for key in next(iter(values.values()), {}) if all(key in known for known in values.values())]
 
     def stored(self, path: str, schema: pa.Schema, names: Sequence[str]) -> dict[str, pa.Field]:
         """Return the columns *names* of a file with *schema*, by their field ids."""
-        ids = {_field_id(field): field for field in schema}
-        if set(ids) == {None}:
-            ids = {self._ids.get(field.name): field for field in schema}
-        columns = {name: (ids.get(_field_id(self.schema.field(name))), self.schema.field(name)) for name in names}
-        for name, (field, column) in columns.items():
-            if field is not None and _shape(field) != _shape(column):
-                message = (
-                    f"has other fields inside the column {field.name!r} than {name!r} of the table, which was changed later"
-                )
-                raise InputError(path, f"{message}: drop the column with drop_columns, run {_REWRITE}, {COPY}")
-        return {name: field for name, (field, _) in columns.items() if field is not None}
+        identified = list(schema)
+        if any(_field_id(field) is None for field in schema):
+            identified = self._identified(path, schema)
+        places = {_field_id(field): place for place, field in enumerate(identified)}
+        found = {}
+        for column in map(self.schema.field, names):
+            if (place := places.get(_field_id(column))) is not None:
+                found[column.name] = schema.field(place)
+                if _shape(identified[place]) != _shape(column):
+                    message = (
+                        f"has other fields inside the column {schema.field(place).name!r} than {column.name!r} of the table"
+                    )
+                    advice = f"drop the column with drop_columns, run {_REWRITE} and read the snapshot that it creates, {COPY}"
+                    raise InputError(path, f"{message}, which was changed later: {advice}")
+        return found
+
+    def _identified(self, path: str, schema: pa.Schema) -> list[pa.Field]:
+        """Return the columns of a file that another program wrote, with the field ids of the table's name mapping."""
+        from pyiceberg.io.pyarrow import pyarrow_to_schema  # noqa: PLC0415  an extra
+
+        with _wrapped_errors(path):
+            return list(pyarrow_to_schema(schema, self._mapping, downcast_ns_timestamp_to_us=True).as_arrow())
 
 
 def _check_snapshot(name: str, table: Any, snapshot_id: int) -> None:
-    if snapshot_id != _NEVER_WRITTEN and table.snapshot_by_id(snapshot_id) is None:
+    if table.snapshot_by_id(snapshot_id) is None:
         known = ", ".join(str(snapshot.snapshot_id) for snapshot in table.snapshots()[-3:]) or "none"
-        raise InputError(name, f"has no snapshot {snapshot_id} (any more); its newest snapshots are: {known}")
+        raise InputError(name, f"lacks snapshot {snapshot_id}, which may have expired; its newest snapshots are: {known}")
 
 
 def _check_files(name: str, tasks: Sequence[Any]) -> None:
     """Raise InputError unless all rows are those of Parquet files."""
     if any(task.delete_files for task in tasks):
-        advice = f"run {_REWRITE}, and read the snapshot that it creates, {COPY}"
+        advice = f"run {_REWRITE} and read the snapshot that it creates, {COPY}"
         raise InputError(name, f"has rows that were deleted without rewriting their files, which is not supported: {advice}")
     if other := next((task.file for task in tasks if task.file.file_format.name != "PARQUET"), None):
         raise InputError(
@@ -122,7 +141,7 @@ def _identities(values: Sequence[Any], spec: Any, types: Mapping[int, pa.Field])
 
 
 def _as_in_parquet(schema: pa.Schema) -> pa.Schema:
-    """Return *schema* with the types that Parquet files with such columns have, such as string for large_string."""
+    """Return *schema* with the types that such columns have in Parquet files, string for large_string: these are compared."""
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink, store_schema=False)
     return pq.read_schema(pa.BufferReader(sink.getvalue()))
@@ -140,14 +159,17 @@ def _shape(field: pa.Field) -> list[Any]:
 
 
 def _location(path: str) -> str:
-    """Return a path of a file, which is not encoded, as an absolute path or as the URL that fsspec knows.
+    """Return a path of a file as an absolute path, or as the URL that a listing of its store has. It is never percent-encoded.
 
     >>> _location("file:/a b%20"), _location("s3a://bucket/x")
     ('/a b%20', 's3://bucket/x')
     """
     if path.startswith("file:"):
         return "/" + path.removeprefix("file:").lstrip("/")
-    return re.sub("^s3[an]://", "s3://", path) if is_remote(path) else absolute_path(path)
+    if not is_remote(path):
+        return absolute_path(path)
+    store, name = store_of(re.sub("^s3[an]://", "s3://", path))
+    return str(store.unstrip_protocol(name))
 
 
 class Iceberg(Lakehouse):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from glob import has_magic
 from itertools import groupby
 from posixpath import commonprefix
 from typing import TYPE_CHECKING, Any, cast
@@ -20,12 +21,18 @@ from prefect_parallel_run.datasets.partitions import IN_ROWS, KeyValue, key_valu
 from prefect_parallel_run.errors import InputError
 from prefect_parallel_run.storage.folders import ListedFile, read_status
 from prefect_parallel_run.storage.listing import Listing
-from prefect_parallel_run.storage.objects import list_store
+from prefect_parallel_run.storage.objects import find_object, list_store
 
 if TYPE_CHECKING:
     from prefect_parallel_run._threads import CheckCancelled
     from prefect_parallel_run.datasets.formats import FilePlan
 
+_FAMILIES = (
+    *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date),
+    *(pa.types.is_time, pa.types.is_nested),
+    lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind),
+)
 COPY = "or write its rows to a new table (CREATE TABLE … AS SELECT) and read that one"  #: for users
 
 
@@ -60,7 +67,8 @@ class TableListing(Listing):
 def _objects(urls: Iterable[str]) -> Iterator[ListedFile]:
     """Yield the objects in the common folder of sorted *urls*, for each bucket."""
     for _, group in groupby(urls, lambda url: url.split("/", 3)[:3]):
-        yield from list_store(commonprefix(list(group)).rpartition("/")[0] + "/")
+        folder = commonprefix(names := list(group)).rpartition("/")[0]
+        yield from filter(None, map(find_object, names)) if has_magic(folder) else list_store(f"{folder}/")
 
 
 def _local(path: str) -> ListedFile:
@@ -83,6 +91,8 @@ class Lakehouse(Parquet):
         self._listing = cast("TableListing", listing)
         for file in listing:
             values = self._listing.values[file.path]
+            if not file.size:  # other tables may have empty files
+                raise InputError(file.path, "is empty, but the metadata of the table lists it; restore it")
             yield file, [key_value(key, values[key])._replace(type=IN_ROWS) for key in self._listing.keys]
 
     def plan(self, file: ListedFile, size: int) -> FilePlan:
@@ -103,17 +113,29 @@ class Lakehouse(Parquet):
             return readable, {}
         row = pa.Table.from_pylist([values], pa.schema(others))  # null for a column that the file lacks
         casts = [field.name for field in others if field.name in stored]
-        conversion = {"columns": names, "row": _encoded(row), "cast": casts}
-        return readable, {**conversion, **({"renamed": renamed} if renamed else {})}
+        return readable, {"columns": names, "row": _encoded(row), "cast": casts, "renamed": renamed}
 
 
 def _check_column(path: str, field: pa.Field, stored: Mapping[str, pa.Field]) -> None:
     """Raise InputError unless the values of a column of the table are those in the file, cast, or missing there."""
+    kind = stored.get(field.name, field).type
     try:
-        pa.array([], stored.get(field.name, field).type).cast(field.type)
-    except pa.ArrowException as error:
-        message = f"has {stored[field.name].type} in column {field.name!r}; expected the table's type {field.type}"
-        raise InputError(path, f"{message}: drop the column with drop_columns, {COPY}") from error
+        can_cast = _family(kind) == _family(field.type)
+        pa.array([], kind).cast(field.type)
+    except pa.ArrowException:
+        can_cast = False
+    if not can_cast:
+        message = f"has {kind} in column {field.name!r}; expected the table's type {field.type}"
+        raise InputError(path, f"{message}: drop the column with drop_columns, {COPY}")
+
+
+def _family(kind: pa.DataType) -> Any:
+    """Return what two types have in common if values of one may be cast to the other."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _family(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _family(kind.value_type)
+    return next((is_member for is_member in _FAMILIES if is_member(kind)), kind)
 
 
 def _encoded(table: pa.Table) -> str:

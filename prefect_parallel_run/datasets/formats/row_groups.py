@@ -143,7 +143,7 @@ class Parquet(TablePlanner):
             messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, schema, nulls)}
             unit = _int96_unit(parquet, schema, file)
         work = {**selection, **nullable_field(nulls), **({"int96_unit": unit} if unit else {}), **conversion}
-        groups = _groups(metadata, set(schema.names) if selection else None)
+        groups = _groups(metadata, set(schema.names) if selection or conversion else None)
         return FilePlan(
             work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=whole.names, warnings=messages
         )

@@ -97,6 +97,17 @@ def test_a_delta_table_is_an_error(tmp_path, pattern, below):
         list(list_files([f"{tmp_path}{below}{pattern}"], of_table=True))
 
 
+@pytest.mark.parametrize("name", ["t", "t/data", "t/data/"])
+def test_the_folder_of_an_iceberg_table_is_an_error(tmp_path, name):
+    """Not all of its files are current; a single one can be read."""
+    for folder, file in (("metadata", "0-a.metadata.json"), ("data", "x.parquet")):
+        (tmp_path / "t" / folder).mkdir(parents=True)
+        (tmp_path / "t" / folder / file).touch()
+    with pytest.raises(InputError, match=r"is an Iceberg table: its metadata .*from_iceberg_table"):
+        list(list_files([f"{tmp_path}/{name}"], of_table=True))
+    assert len(list(list_files([f"{tmp_path}/t/data/x.parquet"], of_table=True))) == 1
+
+
 @given(st.lists(st.sampled_from(["..", "real", "sub", "link", "."]), max_size=8))
 def test_an_absolute_path_has_the_meaning_of_the_given_path(parts):
     """``..`` after a link is the parent of its target; a path that does not exist is kept."""
