@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import sys
+import traceback
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -451,8 +452,9 @@ def test_what_is_not_a_table_is_an_error(create, monkeypatch):
         (f"wrong.{table.name}", r"cannot be read as an Iceberg table: ValueError: .*: mysql://\*\*\*@host/db"),
         (f"elsewhere.{table.name}", r"the catalog 'elsewhere' is not configured in .*; expected one of: .*local"),
     ):
-        with pytest.raises(InputError, match=f"{name}: {reason}"):
+        with pytest.raises(InputError, match=f"{name}: {reason}") as caught:
             TabularDataset.from_iceberg_table(name).frozen()
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
     monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
     with pytest.raises(InputError, match=r"pip install 'prefect-parallel-run\[iceberg\]'"):
         table.dataset().frozen()

@@ -36,7 +36,7 @@ def _wrapped_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # the errors of catalogs and their libraries have no common class
         reason = without_credentials(f"{type(error).__name__}: {error}")
-        raise InputError(name, f"cannot be read as an Iceberg table: {reason}") from error
+        raise InputError(name, f"cannot be read as an Iceberg table: {reason}") from None  # the cause has the credentials
 
 
 def _load(name: str) -> Any:
