@@ -105,7 +105,7 @@ class Autoscaler:
             return self._bounds.at_least
         needed = nodes_wanted(self._bounds, replace(demand, backlog=sys.maxsize))
         recent = {nodes: at for nodes, at in self._needed_at.items() if now - at < UNNEEDED_SECONDS}
-        self._needed_at = {**recent, needed: now}
+        self._needed_at = {**(recent or {self._bounds.at_most: now}), needed: now}  # nothing is known: all may be needed
         return max(self._needed_at)
 
     def _wait_for_nodes(self, now: float, demand: Demand) -> None:

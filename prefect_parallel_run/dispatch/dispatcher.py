@@ -223,15 +223,16 @@ class Dispatcher:
         return LeaseFinished(number, outcome.receipts, outcome.slots, outcome.as_of)
 
     def _scale(self) -> None:
-        if self._autoscaler is None or self._state.is_paused:  # idle nodes and waiting work say nothing about demand then
+        if self._autoscaler is None:
+            return
+        if closed := self._nodes.pop_released(lambda nodes: self._fetch_logs(nodes, time.monotonic() + _LOGS_TIMEOUT)):
+            self._autoscaler.release(closed)
+        if self._state.is_paused:  # idle nodes and waiting work say nothing about demand then
             return
         released = self._autoscaler.step(time.monotonic(), self._state.demand)
         for node in released:  # first, so that nothing more is sent there
             self._carry_out(self._state.handle(NodeLeft(node), time.monotonic()))
-        if released:
-            addresses = [self._nodes.nodes[node].address for node in released]
-            self._nodes.release(released, lambda ended: self._fetch_logs(ended, time.monotonic() + _LOGS_TIMEOUT))
-            self._autoscaler.release(addresses)
+        self._nodes.release(released)
 
     def _forward_script_logs(self) -> None:
         for line in self._script_logs.pop_all():

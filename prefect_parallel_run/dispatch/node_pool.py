@@ -49,6 +49,7 @@ class NodePool:
         self._setups = NodeSetups(cluster, spec, lambda: report(Tick()))
         self.nodes: dict[str, ReadyNode] = {}  #: open nodes, by name
         self._names: dict[str, str] = {}  # their names, by address
+        self._releasing: dict[str, Future[Any]] = {}  # calls that close nodes, by the name of the node
         self._attempts: Counter[str] = Counter()  # attempts to open a node, by address
         self._excluded: set[str] = set()  # addresses
         self._unresponsive: set[str] = set()  # addresses that did not answer at shutdown
@@ -114,7 +115,7 @@ class NodePool:
         """Close all nodes after shutdown() of the script; failures are only logged, since all results are committed."""
         for address in self._cancel_setups():
             self._start_call(address, close_node, False)  # not awaited: these are not needed any more
-        for address, answer in self._close(self.addresses).items():
+        for address, answer in self._close().items():
             if isinstance(answer, BaseException):
                 self._emit(events.Warned(f"lost {self._names[address]} while it ran shutdown() of the entry script"))
                 continue
@@ -122,21 +123,30 @@ class NodePool:
             for text in answer.problems:
                 self._emit(events.Warned(f"shutdown() of the entry script failed:\n{text}"))
 
-    def release(self, nodes: Collection[str], fetch_logs: Callable[[Collection[str]], None]) -> None:
-        """Close idle nodes after shutdown() of the script; their workers are not used again.
-
-        *fetch_logs* is called with their addresses once they are closed.
-        """
-        addresses = [self.nodes[node].address for node in nodes]
-        keeping = [address for address in self.keeping_rows if address in addresses]
-        for answer in self._close(addresses).values():
-            self._forward_logs(answer)
-        fetch_logs(addresses)
-        self._call_all(remove_node, keeping, time.monotonic() + _STOP_TIMEOUT)
-        self._excluded.update(addresses)
+    def release(self, nodes: Collection[str]) -> None:
+        """Start to close idle nodes, after shutdown() of the script; their workers are not used again."""
         for node in nodes:
+            self._excluded.add(address := self.nodes[node].address)
+            self._releasing[node] = self._start_call(address, close_node, True)
+
+    def pop_released(self, fetch_logs: Callable[[Collection[str]], None]) -> list[str]:
+        """Return the addresses of released nodes that are closed now; never waits for shutdown().
+
+        *fetch_logs* is called with them.
+        """
+        ended = {node: call for node, call in self._releasing.items() if call.done()}
+        addresses = [self.nodes[node].address for node in ended]
+        if ended:
+            for call in ended.values():
+                self._forward_logs(_answer(call))
+            fetch_logs(addresses)
+            keeping = [address for address in self.keeping_rows if address in addresses]
+            self._call_all(remove_node, keeping, time.monotonic() + _STOP_TIMEOUT)
+        for node in ended:
+            del self._releasing[node]
             self.forget(node)
             self._emit(events.NodeReleased(node))
+        return addresses
 
     def stop(self, until: float) -> None:
         """Kill all children; nodes that do not answer before *until* (monotonic, s) are left to the cluster's shutdown."""
@@ -151,21 +161,21 @@ class NodePool:
         addresses = [address for address in [*self.keeping_rows, *self._cancelled] if address not in self._unresponsive]
         self._call_all(remove_node, addresses, min(until, time.monotonic() + _STOP_TIMEOUT))
 
-    def _close(self, addresses: Collection[str]) -> dict[str, Any]:
-        """Close nodes after shutdown() of the script; return their answers, an exception for a lost or unresponsive worker.
+    def _close(self) -> dict[str, Any]:
+        """Close all nodes after shutdown() of the script; return their answers by address, as ``_answer`` does.
 
         Checks for cancellation while waiting. There is no time limit as long as a worker sends heartbeats.
         """
-        calls = {address: self._start_call(address, close_node, True) for address in addresses}
+        calls = {
+            address: self._releasing.get(node) or self._start_call(address, close_node, True)
+            for address, node in self._names.items()
+        }
         while not all(call.done() for call in calls.values()):
             wait_for(calls.values(), timeout=TICK)
             self._check_cancelled()
-            lost = self._workers.poll() or []
-            self._drop([address for address in lost if address not in calls])
-            for address in calls.keys() & lost:
+            for address in calls.keys() & (self._workers.poll() or []):
                 calls[address].cancel()
-        error = OSError("the worker was lost")
-        return {address: error if call.cancelled() else call.exception() or call.result() for address, call in calls.items()}
+        return {address: _answer(call) for address, call in calls.items()}
 
     def _forward_logs(self, answer: object) -> None:
         for batch in answer.said if isinstance(answer, ShutdownReport) else []:
@@ -220,8 +230,10 @@ class NodePool:
         for address in lost:
             if (setup := self._setups.cancel(address)) is not None:
                 self._handle_failure(setup, OSError("the worker was lost"))
-            elif address in self._names:
-                self._report(NodeLeft(self._names[address]))
+            elif (node := self._names.get(address)) in self._releasing:
+                self._releasing[node].cancel()
+            elif node is not None:
+                self._report(NodeLeft(node))
 
     def _handle_failure(self, setup: NodeSetup, error: BaseException) -> None:
         """Handle a worker that cannot be used: raise if it is one of the first, otherwise log a warning."""
@@ -241,6 +253,11 @@ class NodePool:
         for address in self._cancelled:
             self._setups.cancel(address)
         return self._cancelled
+
+
+def _answer(call: Future[Any]) -> Any:
+    """Return the result of an ended call, or an exception for a lost or unresponsive worker."""
+    return OSError("the worker was lost") if call.cancelled() else call.exception() or call.result()
 
 
 def _worker_error(address: str, error: BaseException) -> BaseException:

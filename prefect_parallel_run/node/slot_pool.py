@@ -145,7 +145,7 @@ class SlotPool:
     def on_report(self, callback: Callable[[SlotReport], None]) -> None:
         """Call *callback* for every slot that becomes ready or fails, or already has."""
         with self._lock:
-            self._report_callback, unreported = callback, self._unreported
+            self._report_callback, unreported, self._unreported = callback, self._unreported, []
         for report in unreported:
             callback(report)
 

@@ -34,7 +34,7 @@ _REWRITE = f"CALL … .system.rewrite_data_files(table => …, options => {_OPTI
 def _wrapped_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the errors of catalogs and their libraries have no common class
+    except Exception as error:  # noqa: BLE001  the errors of catalogs and their libraries have no common class
         reason = without_credentials(f"{type(error).__name__}: {error}")
         raise InputError(name, f"cannot be read as an Iceberg table: {reason}") from None  # the cause has the credentials
 

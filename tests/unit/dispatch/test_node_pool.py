@@ -50,6 +50,7 @@ class Cluster:
         self.there = []  # addresses
         self.answers = asyncio.Queue()  # lists of addresses that the scheduler reports
         self.openings = {}  # futures of the node names, by address
+        self.shutdowns = {}  # futures of slow calls of shutdown(), by address
         self.views = {}  # preflight results by address; others can access everything
         self.calls = queue.SimpleQueue()  # (address, function, arguments)
         self.warnings = []
@@ -74,6 +75,8 @@ class Cluster:
         if function is open_node:
             name = await asyncio.wrap_future(self.openings[address])
             return {address: facts(name or arguments[0].node.name)}
+        if function is close_node and address in self.shutdowns:
+            await asyncio.wrap_future(self.shutdowns[address])
         return {address: ShutdownReport([], []) if function is close_node else None}
 
     def join(self, *addresses):
@@ -303,6 +306,7 @@ def test_an_inaccessible_path_is_reported_with_its_host(cluster, tmp_path):
     while not cluster.events.empty():  # events from before the error
         cluster.events.get()
     cluster.there.remove("b")
+    poll_until(pool, cluster, NodesOpening(0))  # else the next worker may be there before, and the number the same
     assert open_nodes(pool, cluster, {"a": None}) == {"a": "node-0"}
 
 
@@ -324,3 +328,68 @@ def test_the_end_of_a_run_cancels_setups(cluster, how):
     while not {("b", close_node), ("b", remove_node)} <= set(seen):
         address, function, _ = cluster.calls.get(timeout=30)
         seen.append((address, function))
+
+
+def released(pool):
+    """What ``pop_released`` returns and has passed on, once it returns something."""
+    fetched, ended = [], []
+    while not ended:
+        ended = pool.pop_released(fetched.extend)
+    assert fetched == ended
+    return ended
+
+
+def test_a_slow_shutdown_delays_nothing_but_its_node(cluster):
+    """The node is closed once it has ended; meanwhile its worker is not opened again."""
+    pool = cluster.nodes()
+    open_nodes(pool, cluster, {"a": None, "b": None})
+    cluster.shutdowns = {"a": Future()}
+    pool.release(["node-0"])
+    cluster.say()
+    pool.poll()
+    assert pool.pop_released(pytest.fail) == []
+    assert pool._names == {"a": "node-0", "b": "node-1"}
+    pool.release(["node-1"])
+    assert released(pool) == ["b"]
+    cluster.shutdowns["a"].set_result(None)
+    assert released(pool) == ["a"]
+    assert pool.nodes == pool._names == {}
+    cluster.join("c")
+    poll_until(pool, cluster, NodesOpening(1))  # only the new worker
+
+
+def test_a_worker_that_is_lost_during_its_release_is_released(cluster):
+    """Not reported as a lost node: nothing ran there."""
+    pool = cluster.nodes()
+    open_nodes(pool, cluster, {"a": None, "b": None})
+    cluster.shutdowns = {"a": Future()}
+    pool.release(["node-0"])
+    cluster.leave("a")
+    while not (ended := pool.pop_released(lambda _: None)):
+        pool.poll()
+    assert ended == ["a"]
+    assert all(event == Tick() for event in iter_events(cluster))
+
+
+def iter_events(cluster):
+    while not cluster.events.empty():
+        yield cluster.events.get()
+
+
+def test_the_end_of_a_run_waits_for_released_nodes(cluster):
+    """Each runs shutdown() once."""
+    pool = cluster.nodes()
+    open_nodes(pool, cluster, {"a": None, "b": None})
+    cluster.shutdowns = {"a": Future()}
+    pool.release(["node-0"])
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    calls = []
+    while {("a", close_node), ("b", close_node)} - set(calls):
+        calls.append(cluster.calls.get(timeout=30)[:2])
+    assert closing.is_alive()
+    cluster.shutdowns["a"].set_result(None)
+    closing.join(30)
+    assert not closing.is_alive()
+    assert calls.count(("a", close_node)) == 1
+    assert cluster.calls.empty()
