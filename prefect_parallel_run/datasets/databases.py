@@ -50,7 +50,7 @@ _UNCHANGED = {
     *("bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "bpchar", "name", "char", "bytea"),
     *("date", "time", "timestamp", "timestamptz"),
 }
-_SYNTAX_ERROR = "42601"
+_SYNTAX_ERROR, _READ_ONLY = "42601", "25006"  #: SQLSTATEs; the latter of a statement that would change the database
 _FIRST_DAY = -2_440_588  #: days from 1970 to the first date of PostgreSQL; infinity arrives as an earlier one
 _DAY = 86_400_000_000  #: µs
 
@@ -99,7 +99,7 @@ def _read_postgresql(uri: str, query: str, cancels: list[Callable[[], None]]) ->
                         raise ValueError(f"column {name!r} {message}")
                 yield batch
     except dbapi.Error as error:
-        advice = "; expected one SELECT statement" if error.sqlstate == _SYNTAX_ERROR else ""
+        advice = "; expected one SELECT statement" if error.sqlstate in {_SYNTAX_ERROR, _READ_ONLY} else ""
         raise ValueError(f"{error}{advice}") from error
 
 
@@ -107,12 +107,16 @@ def _execute(connection: Connection, cursor: Cursor, query: str) -> None:
     """Execute one SELECT statement, which a semicolon, comments and blanks may follow.
 
     The driver encloses the query in COPY (...), where a semicolon is not valid. The server knows which semicolon ends the
-    statement: the longest text that it accepts, the query itself or its part before a semicolon, is the whole statement.
+    statement: after another statement, it accepts that one and what follows. No transaction may change the database.
     """
+    cursor.execute("SET default_transaction_read_only = on")
+    connection.commit()
     cursor.adbc_prepare(query)  # fails unless it is one statement
     errors = []
     for end in [len(query), *(found.start() for found in reversed(list(re.finditer(";", query))))]:
         try:
+            if end < len(query):
+                cursor.adbc_prepare(f"SELECT 1{query[end:]}")  # fails unless only comments and blanks follow
             cursor.execute(f"{query[:end]}\n")  # it may end with a comment
         except connection.ProgrammingError as error:
             if error.sqlstate != _SYNTAX_ERROR:

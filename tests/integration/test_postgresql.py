@@ -104,7 +104,13 @@ FAILING = {
     "several statements and a comment": ("SELECT 1 AS a; INSERT INTO kept VALUES (1); -- SELECT", "multiple commands"),
     "another statement": ("EXPLAIN SELECT ';';", "syntax error at or near"),
     "a parameter": ("SELECT $1::int AS a; --", "parameter $1"),
-    "a change": ("INSERT INTO kept VALUES (1)", "the statement returns no table; expected one SELECT statement"),
+    "an error that looks like one of the syntax": (
+        "SELECT 1 AS a -- all; where\nWHERE ''::tsvector @@ to_tsquery('english', 'a b')",
+        "tsquery",
+    ),
+    "a change with rows": ("DELETE FROM kept RETURNING n", "cannot execute DELETE in a read-only transaction"),
+    "a change inside": ("WITH d AS (DELETE FROM kept RETURNING n) SELECT * FROM d", "25006; expected one SELECT statement"),
+    "a change": ("INSERT INTO kept VALUES (1)", "cannot execute INSERT in a read-only transaction"),
     "a repeated name": ("SELECT 1 AS a, 2 AS a", "several columns 'a'; rename them with AS"),
     "an error on the way": ("SELECT 1 / (90000 - n) AS a FROM generate_series(1, 100000) n", "division by zero"),
 }
