@@ -9,6 +9,7 @@ import shlex
 import sqlite3
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
@@ -214,6 +215,8 @@ def guard_standard_streams() -> None:
 
 def _guarded(stream: Any) -> io.TextIOWrapper:
     """Return a stream like *stream*, on the same descriptor."""
+    with suppress(OSError):
+        stream.flush()  # what an embedding program has printed before comes first
     return io.TextIOWrapper(
         io.BufferedWriter(_StandardOutput(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
@@ -223,16 +226,18 @@ def _guarded(stream: Any) -> io.TextIOWrapper:
 
 
 class _StandardOutput(io.FileIO):
-    """The descriptor of stdout or stderr, which becomes the null device when the reader of its pipe has exited."""
+    """The descriptor of stdout or stderr, which becomes the null device when it cannot be written to."""
 
     def write(self, data: Any) -> int:
-        """Write *data*; raise BrokenOutputError for stdout if the reader has exited."""
+        """Write *data*; for stdout, raise BrokenOutputError if the reader of its pipe has exited, else OSError."""
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:  # what could not be written stays in the buffer: it must not fail again at the exit
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, self.fileno())
             os.close(sink)
-            if self.fileno() == 1:  # stdout
+            if self.fileno() != 1:  # a message
+                return len(data)
+            if isinstance(error, BrokenPipeError):
                 raise BrokenOutputError from None
-            return len(data)
+            raise OSError(error.errno, error.strerror, "stdout") from None

@@ -96,11 +96,13 @@ def find_existing_runs(spec: StepSpec, check_cancelled: CheckCancelled) -> Exist
         if inputs is None or in_run is not spec:
             inputs = Background("listing", partial(inputs_sha256, in_run.datasets)).wait(check_cancelled)
         planned_inputs = _planned_inputs(run)
+        if planned_inputs not in (None, inputs) or not _may_have_hooks(run, spec):
+            continue
         if planned_inputs is None:
             unplanned.append(run)
-        elif planned_inputs == inputs and (not run.receipt.exists() or can_be_bisected(run, spec)):
+        elif not run.receipt.exists() or can_be_bisected(run, spec):
             unfinished.append(run)
-        elif planned_inputs == inputs and may_be_reused(run, spec):
+        elif may_be_reused(run, spec):
             if run.plan.exists():  # it was not fetched from a store, where two files suffice to decide about reuse
                 Background("checking", partial(check_plan, run)).wait(check_cancelled)
             reusable = run
@@ -112,9 +114,15 @@ def _candidates(spec: StepSpec, prefix: str, check_cancelled: CheckCancelled) ->
     """Return the runs that differ at most in their inputs, fetched first if the output is in a store."""
     if spec.store is not None:
         Background("pulling", partial(pull_runs, f"{spec.store}/{RUNS_FOLDER}", prefix, spec.runs)).wait(check_cancelled)
-    runs = (run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists())
-    # The same file may register other functions under another name. Runs of earlier versions do not say which it did.
-    return [run for run in runs if spec.hooks is None or run.metadata().get("hooks", spec.hooks) == spec.hooks]
+    return [run for run in runs_below(spec.runs, prefix) if spec.reuse.is_allowed or not run.receipt.exists()]
+
+
+def _may_have_hooks(run: RunDirectory, spec: StepSpec) -> bool:
+    """Return whether a run had the hooks of *spec*; runs of earlier versions, and of plain steps, do not record them.
+
+    The same file may register other functions when it is imported under another name.
+    """
+    return spec.hooks is None or run.metadata().get("hooks") in (None, spec.hooks)
 
 
 def _planned_inputs(directory: RunDirectory) -> str | None:

@@ -206,6 +206,18 @@ def test_closed_standard_streams_fail_no_command(program, workshop, command, clo
         program.run("verify", workshop.output)
 
 
+def test_a_full_disk_behind_stdout_is_named(program, workshop):
+    """In one line, with the exit code of a failure."""
+    options = [program.config("talks.py"), "--input", workshop.files]
+    with open("/dev/full", "wb") as full:
+        command = [*PROGRAM, "plan", *map(str, options)]
+        done = subprocess.run(
+            command, check=False, text=True, stdout=full, stderr=subprocess.PIPE, env=program.environment, timeout=300
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["stdout: No space left on device"]
+
+
 def run_without_reader(program, stream, *arguments):
     """Run the program with a broken pipe as stdout or stderr; return its exit code, and the text on the other one."""
     reader, writer = os.pipe()
