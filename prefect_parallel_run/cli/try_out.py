@@ -72,7 +72,8 @@ def _print(name: str, result: TrialResult) -> None:
         for row in ([result.header] if result.header else []) + result.rows[:_MAX_ROWS]:
             emit(_line(row if isinstance(row, str) else json.dumps(row, default=str)))
         if (more := len(result.rows) - _MAX_ROWS) > 0:
-            emit(f"… {count(more, 'more row')}")
+            are_lines = len(result.rows) > sum(receipt.rows for receipt in result.mini_batches)
+            emit(f"… {count(more, 'more line' if are_lines else 'more row')}")
     emit("")
     for title, figure in _figures(result.figures):
         emit(f"{title:<21}{figure}")

@@ -30,6 +30,7 @@ from prefect_parallel_run.node.rpc import start_node
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Work
 from prefect_parallel_run.output.formats import OUTPUT_FORMATS
+from prefect_parallel_run.output.formats.text import Text
 from prefect_parallel_run.output.parts import Parts
 from prefect_parallel_run.output.reduction import publish
 from prefect_parallel_run.planning.inputs import check_arguments, check_models, resolve_output
@@ -46,8 +47,10 @@ _POLL_INTERVAL = 0.1  #: s until the end of the prints is noticed
 class TrialResult(NamedTuple):
     """The rows and figures of a few mini-batches, and what the whole input would take."""
 
-    header: str  #: header line of the rows; "" if there is none
-    rows: list[Any]  #: as they would be published: lines of text; a dict for each row of Parquet and ORC
+    header: str  #: header of the rows; "" if there is none
+    #: As they would be published: text; a dict for each row of Parquet and ORC. If a row of text has a newline that is neither
+    #: quoted nor escaped, these are lines, and only ``mini_batches`` have the number of rows.
+    rows: list[Any]
     mini_batches: tuple[Receipt, ...]  #: the attempts, in order: outcome, items, rows, seconds, error, traceback
     figures: TrialFigures
     warnings: tuple[str, ...]  #: what may go wrong in a run
@@ -210,10 +213,11 @@ def _rows(spec: StepSpec, directory: RunDirectory, succeeded: Sequence[Receipt])
         return "", []
     name, options, path = spec.config.result_format, spec.config.append_row_csv_options or {}, Path(spec.result)
     with Parts(directory.parts) as parts:
-        publish(succeeded, parts, path, name, "trial", options)
-    if OUTPUT_FORMATS[name].has_one_schema:
+        published = publish(succeeded, parts, path, name, "trial", options)
+    output_format, has_header = OUTPUT_FORMATS[name], any(receipt.header for receipt in succeeded)
+    if not isinstance(output_format, Text):
         from pyarrow.dataset import dataset  # noqa: PLC0415  0.1 s that text formats do not need
 
         return "", dataset(path, format=name).to_table().to_pylist()
-    rows = path.read_bytes().decode(options.get("encoding") or "utf-8", "surrogateescape").split("\n")[:-1]
-    return rows.pop(0) if any(receipt.header for receipt in succeeded) else "", rows
+    rows = output_format.split(path.read_bytes(), published.rows + has_header, options)
+    return rows.pop(0) if has_header else "", rows

@@ -149,6 +149,15 @@ def test_a_hang_and_a_crash_are_named(trial, workshop):
     assert "… 10 more rows" in out
 
 
+@pytest.mark.parametrize(("value", "hidden"), [("{'a': 'x\\ny'}", "row"), ("'x\\ny'", "line")], ids=["quoted", "bare"])
+def test_the_number_of_hidden_rows_is_true(trial, workshop, value, hidden):
+    """Rows are counted; if only lines can be told apart, lines."""
+    script = workshop.folder / "notes.py"
+    script.write_text(f"def run(paths): return [{value} for _ in paths]\n")
+    out, _ = trial.run(script.name, "--mini-batches", 2, source_directory=str(workshop.folder))
+    assert f"… {10 if hidden == 'row' else 30} more {hidden}s\n" in out
+
+
 def test_an_exception_in_init_ends_the_trial(trial):
     """As it would end a run."""
     out, err = trial.run("init_raises.py", code=1)

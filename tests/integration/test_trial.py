@@ -228,6 +228,25 @@ def test_rows_that_do_not_fit_together_raise_as_in_a_run(step, tmp_path):
         step(script.name, source_directory=str(tmp_path), append_row_format="csv").try_out()
 
 
+@pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
+def test_a_row_with_newlines_is_one_row(step, tmp_path, row_format):
+    """As many rows as the mini-batches have."""
+    script = tmp_path / "notes.py"
+    script.write_text("def run(paths): return [{'n': n, 'no\\nte': 'a\\n\"b\"\\n,c'} for n, _ in enumerate(paths)]\n")
+    trial = step(script.name, source_directory=str(tmp_path), append_row_format=row_format).try_out(2)
+    assert len(trial.rows) == sum(receipt.rows for receipt in trial.mini_batches) == 20
+    assert trial.rows[3] == trial.rows[13]
+    assert trial.header == ('n,"no\nte"' if row_format == "csv" else "")
+
+
+def test_strings_with_newlines_are_shown_as_lines(step, tmp_path):
+    """Nothing tells where such a row ends; the mini-batches have the number of rows."""
+    script = tmp_path / "notes.py"
+    script.write_text("def run(paths): return ['say \"a\\nb' for _ in paths]\n")
+    trial = step(script.name, source_directory=str(tmp_path)).try_out(1)
+    assert (trial.rows, trial.mini_batches[0].rows) == (['say "a', "b"] * 10, 10)
+
+
 def test_tables_keep_their_types(step, tmp_path):
     """Records of Parquet have the values of the result file."""
     pd.DataFrame({"n": range(1000), "day": pd.Timestamp("2026-01-31")}).to_parquet(tmp_path / "t.parquet")

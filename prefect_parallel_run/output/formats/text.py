@@ -51,6 +51,29 @@ class Text(OutputFormat):
                 sink.write(_reordered(first, header or b"", header_of, parts, dialect))
         return rows
 
+    def split(self, data: bytes, count: int, options: Mapping[str, Any]) -> list[str]:
+        r"""Return the *count* rows of a published file, header included, without the newline at the end of each.
+
+        If a row has a newline that is neither quoted nor escaped, return the lines of the file.
+
+        >>> Text(",").split(b'1,"x\ny"\n2,z\n', 2, {})
+        ['1,"x\ny"', '2,z']
+        """
+        dialect = Dialect.of(self._separator, options)
+        text = _decoded(data, dialect)
+        lines = text.split("\n")[:-1]
+        if len(lines) == count:  # also if a row has half a pair of quotes: every row ends in a newline
+            return lines
+        rows, start, end = list[str](), 0, 0
+        for match in re.finditer(f"(?:{_field(dialect)})({re.escape(dialect.separator)}|\n)", text):
+            if match.start() != end:
+                return lines
+            end = match.end()
+            if match[1] == "\n":
+                rows.append(text[start : end - 1])
+                start = end
+        return rows if start == len(text) and len(rows) == count else lines
+
 
 def _reordered(place: StoredRows, expected: bytes, header_of: int, parts: Parts, dialect: Dialect) -> bytes:
     """Return the rows of a range in the column order of *expected*; raises RowsDifferError if the columns differ."""
