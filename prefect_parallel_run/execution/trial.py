@@ -138,7 +138,7 @@ def _run(settings: NodeSettings, plan: Plan, numbers: Sequence[int]) -> tuple[li
         node = start_node(settings, None, threading.Event())
         try:
             show("import and init()")
-            node.slots.on_report(lambda _: show(f"mini-batch {first}"))
+            node.slots.on_report(lambda report: None if report.failure else show(f"mini-batch {first}"))
             for number in numbers:
                 if receipts:
                     show(f"mini-batch {number}")

@@ -152,20 +152,33 @@ def test_a_character_that_is_printed_in_two_parts(step, tmp_path, capfd):
     assert capfd.readouterr().err == "é\n"
 
 
-def test_a_slow_init_is_not_shown_as_a_mini_batch(step, tmp_path):
-    """The status line names what the user waits for."""
-    phases = []
+@pytest.fixture
+def phases():
+    """What the status line names, in order."""
+    shown = []
 
     class Recorder(RunView):
         def doing(self, phase):
-            phases.append(phase)
+            shown.append(phase)
 
+    with use_view(Recorder("trial")):
+        yield shown
+
+
+def test_a_slow_init_is_not_shown_as_a_mini_batch(step, tmp_path, phases):
+    """The status line names what the user waits for."""
     script = tmp_path / "slow_init.py"
     script.write_text("import time\ndef init(): time.sleep(1)\ndef run(paths): return paths\n")
-    with use_view(Recorder("trial")):
-        step(script.name, source_directory=str(tmp_path)).try_out(1)
+    step(script.name, source_directory=str(tmp_path)).try_out(1)
     assert phases[:2] == ["planning", "preparing the environment"]
     assert phases.index("import and init()") < len(phases) - 1 - phases[::-1].index("mini-batch 0")
+
+
+def test_a_failed_start_is_not_shown_as_a_mini_batch(step, phases):
+    """No mini-batch was run."""
+    with pytest.raises(EntryScriptError):
+        step("init_raises.py").try_out()
+    assert phases == ["planning", "preparing the environment", "import and init()"]
 
 
 def test_a_script_that_cannot_start_raises_as_in_a_run(step):
