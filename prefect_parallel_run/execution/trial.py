@@ -160,7 +160,7 @@ def _show_phase(views: Sequence[RunView], phase: str) -> None:
 
 @contextmanager
 def printing_on_stderr(pipe: Path) -> Iterator[None]:
-    """Print on stderr, in order, all that other processes write to a new named *pipe* during this block."""
+    """Print on stderr, in order, all that other processes write to a new named *pipe* during this block; end the last line."""
     os.mkfifo(pipe)
     descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # RDWR: reading waits for the next process instead of ending
     is_over = threading.Event()
@@ -175,14 +175,17 @@ def printing_on_stderr(pipe: Path) -> Iterator[None]:
 
 def _print_from(pipe: int, is_over: threading.Event) -> None:
     """Print what can be read from *pipe*; when it is over, return as soon as the pipe is empty."""
-    decoder, is_last = codecs.getincrementaldecoder("utf-8")("backslashreplace"), False
+    decoder, is_last, end = codecs.getincrementaldecoder("utf-8")("backslashreplace"), False, "\n"
     while not is_last:
         is_last = is_over.is_set()
         wait_for_data([pipe], [], [], _POLL_INTERVAL)
         with suppress(BlockingIOError):
             while block := os.read(pipe, _BLOCK):
-                _print(decoder.decode(block))
-    _print(decoder.decode(b"", final=True))
+                text = decoder.decode(block)
+                _print(text)
+                end = text[-1:] or end
+    rest = decoder.decode(b"", final=True)
+    _print(rest if (rest or end).endswith("\n") else f"{rest}\n")
 
 
 def _print(text: str) -> None:
