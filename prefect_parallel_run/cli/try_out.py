@@ -89,7 +89,7 @@ def _line(text: str) -> str:
 def _figures(figures: TrialFigures) -> Iterator[tuple[str, str]]:
     """Yield the title and the text of each figure."""
     yield "start of a process", f"{format_seconds(figures.start_seconds)} (import and init())"
-    yield "memory of a process", f"{format_size(figures.memory)} at most"
+    yield "memory of a process", f"{format_size(figures.memory)} at most" if figures.memory else "unknown"
     yield "whole input", f"{count(figures.items, 'item')} in {count(figures.mini_batches, *MINI_BATCHES)}"
     if figures.seconds_per_item is None or figures.process_hours is None or figures.wall_seconds is None:
         yield "estimate", "none, because no mini-batch succeeded"

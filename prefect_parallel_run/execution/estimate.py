@@ -22,7 +22,7 @@ class TrialFigures:
     items: int  #: in the whole input
     processes: int  #: processes of a run
     start_seconds: float  #: import of the script and init(), in each process
-    memory: int  #: peak of the process, bytes
+    memory: int  #: peak of the process, bytes; 0 if it is unknown, because the process died in each mini-batch
     seconds_per_item: tuple[float, float, float] | None = None  #: lowest, median and highest of the mini-batches
     process_hours: float | None = None  #: estimate: of all processes together
     wall_seconds: float | None = None  #: estimate: until the last process ends

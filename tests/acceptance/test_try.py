@@ -147,6 +147,8 @@ def test_a_hang_and_a_crash_are_named(trial, workshop):
     out, _ = trial.run("poison.py", *arguments, "segfault", code=1)
     assert "mini-batch 1 failed (died)\nSIGSEGV: its process was killed\n" in out
     assert "… 10 more rows" in out
+    out, _ = trial.run("poison.py", "--mini-batch", 1, *arguments, "segfault", code=1)
+    assert "memory of a process  unknown\n" in out
 
 
 @pytest.mark.parametrize(("value", "hidden"), [("{'a': 'x\\ny'}", "row"), ("'x\\ny'", "line")], ids=["quoted", "bare"])
