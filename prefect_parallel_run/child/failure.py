@@ -52,8 +52,13 @@ _secrets: List[str] = []
 
 def keep_secret(values: Iterable[str]) -> None:
     """Remove these strings from every later description, except very short ones, which would hide too much."""
+    _secrets[:] = secret_forms(values)
+
+
+def secret_forms(values: Iterable[str]) -> List[str]:
+    """Return the strings that ``without_secrets`` replaces to hide *values*, the longest first."""
     forms = {form for value in values for form in _forms(value) if len(form) >= _SHORTEST_SECRET}
-    _secrets[:] = sorted(forms, key=len, reverse=True)
+    return sorted(forms, key=len, reverse=True)
 
 
 def _forms(value: str) -> Iterator[str]:
@@ -64,9 +69,9 @@ def _forms(value: str) -> Iterator[str]:
     yield from (line.strip() for line in value.splitlines())
 
 
-def without_secrets(text: str) -> str:
-    """Return *text* with the values of the step's environment variables replaced by asterisks."""
-    for secret in _secrets:
+def without_secrets(text: str, secrets: List[str] = _secrets) -> str:
+    """Return *text* with the values of the step's environment variables, or other *secrets*, replaced by asterisks."""
+    for secret in secrets:
         text = text.replace(secret, "***")
     return text
 

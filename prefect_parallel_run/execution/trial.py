@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,9 @@ import psutil
 
 from prefect_parallel_run._threads import Background, begin
 from prefect_parallel_run._units import is_int
+from prefect_parallel_run.child.failure import secret_forms, without_secrets
 from prefect_parallel_run.config.model import LOCAL
+from prefect_parallel_run.errors import EntryScriptError
 from prefect_parallel_run.execution.estimate import TrialFigures, estimate, trial_warnings
 from prefect_parallel_run.execution.execute import node_settings
 from prefect_parallel_run.models import Outcome, Receipt
@@ -41,6 +45,7 @@ from prefect_parallel_run.runs.spec import StepSpec, planning_of
 
 _DEFAULT_MINI_BATCHES = 3
 _BLOCK = 1 << 16  #: bytes of prints read at a time
+_LONGEST_LINE = 2_000  #: characters of a line in an error
 _POLL_INTERVAL = 0.1  #: s until the end of the prints is noticed
 
 
@@ -133,22 +138,25 @@ def _run(settings: NodeSettings, plan: Plan, numbers: Sequence[int]) -> tuple[li
     """Run mini-batches; return the attempts, the largest memory of a process, bytes, and the problems of the node."""
     receipts, memory = list[Receipt](), 0
     show, first = partial(_show_phase, active_views()), next(iter(numbers), 0)
-    with printing_on_stderr(Path(settings.node.prints)):
-        show("preparing the environment")
-        node = start_node(settings, None, threading.Event())
-        try:
-            show("import and init()")
-            node.slots.on_report(lambda report: None if report.failure else show(f"mini-batch {first}"))
-            for number in numbers:
-                if receipts:
-                    show(f"mini-batch {number}")
-                receipts.append(_attempt(node, plan, number))
-                memory = max([memory, *(process.peak() for process in node.processes)])
-            show("shutdown()")
-            problems = node.close(graceful=True)
-        except BaseException:
-            node.close(graceful=False)
-            raise
+    try:
+        with printing_on_stderr(Path(settings.node.prints)) as printing:
+            show("preparing the environment")
+            node = start_node(settings, None, threading.Event())
+            try:
+                show("import and init()")
+                node.slots.on_report(lambda report: None if report.failure else show(f"mini-batch {first}"))
+                for number in numbers:
+                    if receipts:
+                        show(f"mini-batch {number}")
+                    receipts.append(_attempt(node, plan, number))
+                    memory = max([memory, *(process.peak() for process in node.processes)])
+                show("shutdown()")
+                problems = node.close(graceful=True)
+            except BaseException:
+                node.close(graceful=False)
+                raise
+    except EntryScriptError as error:
+        raise _with_last_line(error, printing.result(), settings.interpreter.variables) from None
     lines = (line for batch in node.log.recent_logs() for line in batch["lines"])
     return receipts, memory, problems + [text for _, name, text in lines if name == settings.node.name]
 
@@ -159,23 +167,26 @@ def _show_phase(views: Sequence[RunView], phase: str) -> None:
 
 
 @contextmanager
-def printing_on_stderr(pipe: Path) -> Iterator[None]:
-    """Print on stderr, in order, all that other processes write to a new named *pipe* during this block; end the last line."""
+def printing_on_stderr(pipe: Path) -> Iterator[Future[str]]:
+    """Print on stderr, in order, all that other processes write to a new named *pipe* during this block; end the last line.
+
+    The result of the future, after the block, is the end of the prints.
+    """
     os.mkfifo(pipe)
     descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # RDWR: reading waits for the next process instead of ending
     is_over = threading.Event()
     printing = begin(lambda: _print_from(descriptor, is_over), name="trial-prints")
     try:
-        yield
+        yield printing
     finally:
         is_over.set()
         printing.result()
         os.close(descriptor)
 
 
-def _print_from(pipe: int, is_over: threading.Event) -> None:
-    """Print what can be read from *pipe*; when it is over, return as soon as the pipe is empty."""
-    decoder, is_last, end = codecs.getincrementaldecoder("utf-8")("backslashreplace"), False, "\n"
+def _print_from(pipe: int, is_over: threading.Event) -> str:
+    """Print what can be read from *pipe*; when it is over, return the end of the prints as soon as the pipe is empty."""
+    decoder, is_last, end = codecs.getincrementaldecoder("utf-8")("backslashreplace"), False, ""
     while not is_last:
         is_last = is_over.is_set()
         wait_for_data([pipe], [], [], _POLL_INTERVAL)
@@ -183,9 +194,11 @@ def _print_from(pipe: int, is_over: threading.Event) -> None:
             while block := os.read(pipe, _BLOCK):
                 text = decoder.decode(block)
                 _print(text)
-                end = text[-1:] or end
+                end = (end + text)[-_BLOCK:]
     rest = decoder.decode(b"", final=True)
-    _print(rest if (rest or end).endswith("\n") else f"{rest}\n")
+    end += rest
+    _print(rest if not end or end.endswith("\n") else f"{rest}\n")
+    return end
 
 
 def _print(text: str) -> None:
@@ -201,6 +214,15 @@ def _attempt(node: Node, plan: Plan, number: int) -> Receipt:
         raise result.failure.as_error(node.settings.script.path)
     (receipt,) = result.receipts
     return receipt if receipt.items >= 0 else receipt._replace(items=items, failed=items)
+
+
+def _with_last_line(error: EntryScriptError, prints: str, variables: Mapping[str, str]) -> EntryScriptError:
+    """Return *error*; if the script exited with a status, with the last line printed: the message of argparse, for instance."""
+    line = next((line.strip() for line in reversed(prints.split("\n")) if line.strip()), "")
+    if not line or not re.search(r": SystemExit: (-?\d+|None|)$", error.reason):
+        return error
+    line = without_secrets(line, secret_forms(variables.values()))[-_LONGEST_LINE:]
+    return EntryScriptError(error.script, f"{error.reason.removesuffix(': ')}: {line}", error.details)
 
 
 def _start_seconds(directory: RunDirectory) -> float:

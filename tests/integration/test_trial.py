@@ -187,6 +187,28 @@ def test_a_script_that_cannot_start_raises_as_in_a_run(step):
         step("init_raises.py").try_out()
 
 
+def test_the_message_of_argparse_is_in_the_error(step, tmp_path, capfd):
+    """As in a run: otherwise there would only be a status; without secrets."""
+    script = tmp_path / "script.py"
+    parser = "argparse.ArgumentParser(prog='p-' + os.environ['TOKEN'])\nparser.add_argument('--model', required=True)\n"
+    script.write_text(f"import argparse, os\nparser = {parser}parser.parse_args()\ndef run(batch): return batch\n")
+    made = step(script.name, source_directory=str(tmp_path), environment_variables={"TOKEN": "canary-7"})
+    with pytest.raises(EntryScriptError) as caught:
+        made.try_out(1)
+    message = "error: the following arguments are required: --model"
+    assert caught.value.reason == f"it cannot be imported: SystemExit: 2: p-***: {message}"
+    assert capfd.readouterr().err.endswith(f"p-canary-7: {message}\n")
+
+
+def test_an_error_has_no_line_that_the_script_printed(step, tmp_path):
+    """Unless the script exits with a status, which says nothing."""
+    script = tmp_path / "script.py"
+    script.write_text("print('loading')\nraise SystemExit('no model')\n")
+    with pytest.raises(EntryScriptError) as caught:
+        step(script.name, source_directory=str(tmp_path)).try_out(1)
+    assert caught.value.reason == "it cannot be imported: SystemExit: no model"
+
+
 def test_a_problem_in_shutdown_is_a_warning(step, monkeypatch):
     """As in a run."""
     monkeypatch.setenv("TOKEN_FOR_TEST", "secret")

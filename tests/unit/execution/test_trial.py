@@ -19,9 +19,11 @@ def test_every_byte_in_a_pipe_is_printed_once_and_in_order(writes):
     """However many processes write one after the other, and wherever they cut a character; the last line is ended."""
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO(newline="")) as stderr:
         pipe = Path(folder, "prints")
-        with printing_on_stderr(pipe):
+        with printing_on_stderr(pipe) as printing:
             for write in writes:
                 with pipe.open("ab", buffering=0) as process:
                     process.write(write)
     text = b"".join(writes).decode("utf-8", "backslashreplace")
     assert stderr.getvalue() == (text if not text or text.endswith("\n") else f"{text}\n")
+    assert text.endswith(printing.result()[-2_000:])
+    assert len(printing.result()) >= min(len(text), 2_000)
