@@ -153,7 +153,7 @@ def test_a_hang_and_a_crash_are_named(trial, workshop):
 
 @pytest.mark.parametrize(("value", "hidden"), [("{'a': 'x\\ny'}", "row"), ("'x\\ny'", "line")], ids=["quoted", "bare"])
 def test_the_number_of_hidden_rows_is_true(trial, workshop, value, hidden):
-    """Rows are counted; if only lines can be told apart, lines."""
+    """Rows are counted, or lines if the ends of rows are unknown."""
     script = workshop.folder / "notes.py"
     script.write_text(f"def run(paths): return [{value} for _ in paths]\n")
     out, _ = trial.run(script.name, "--mini-batches", 2, source_directory=str(workshop.folder))

@@ -154,7 +154,7 @@ def test_a_character_that_is_printed_in_two_parts(step, tmp_path, capfd):
 
 @pytest.fixture
 def phases():
-    """What the status line names, in order."""
+    """The phases that the status line shows, in order."""
     shown = []
 
     class Recorder(RunView):
@@ -275,7 +275,7 @@ def test_a_row_with_newlines_is_one_row(step, tmp_path, row_format):
 
 
 def test_strings_with_newlines_are_shown_as_lines(step, tmp_path):
-    """Nothing tells where such a row ends; the mini-batches have the number of rows."""
+    """The end of such a row is unknown; the mini-batches have the number of rows."""
     script = tmp_path / "notes.py"
     script.write_text("def run(paths): return ['say \"a\\nb' for _ in paths]\n")
     trial = step(script.name, source_directory=str(tmp_path)).try_out(1)

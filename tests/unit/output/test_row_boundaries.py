@@ -55,6 +55,6 @@ def test_rows_that_nothing_quotes_are_lines(row_format, tables):
 
 
 def test_a_newline_outside_quotes_makes_lines():
-    """There is no telling where a row ends."""
+    """The end of a row is unknown."""
     for text in (b'say "a\nb"\n', b"a\nb\n", b'"a\nb\n', b'"a\nb"c\nd\n', b'"a\nb"\nc\nd\n'):
         assert OUTPUT_FORMATS["text"].split(text, text.count(b"\n") - 2, {}) == text.decode().split("\n")[:-1]
