@@ -71,7 +71,7 @@ def run_script(
             unknown or ambiguous name.
         NotAnEntryScript: The script lacks a function ``run`` that can be called with a mini-batch.
         UnmatchedRows: ``run()`` did not return one row for every item, which *append_row_input_columns* requires.
-        WrongType: ``run()`` returned a value without rows.
+        WrongType: ``run()`` returned a value without rows, or a row that is a coroutine or an exception.
         TaskNotCancelled: A task of an asynchronous script does not end when it is cancelled.
         ThreadNotEnded: A function given to ``asyncio.to_thread`` does not return after the end of the script.
 

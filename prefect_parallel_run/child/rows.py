@@ -10,7 +10,7 @@ from types import GeneratorType
 from typing import Any, Dict, List, Literal, NamedTuple, Optional, Sequence, Tuple, cast, get_args
 
 from .entry_script import current
-from .failure import without_secrets
+from .failure import describe, without_secrets
 
 #: The output formats. NAME is encoded by rows_NAME.py and published by its entry in output/formats/.
 FormatName = Literal["text", "csv", "jsonl", "parquet", "orc"]
@@ -20,7 +20,7 @@ _QUOTED = 100  #: characters of a returned string, in errors
 
 
 class WrongType(Exception):  # noqa: N818  its name is shown to the user as the error's type
-    """run() returned a value without rows.
+    """run() returned a value without rows, or a row that cannot be one.
 
     Attributes:
         found: Type of the value.
@@ -39,6 +39,26 @@ class WrongType(Exception):  # noqa: N818  its name is shown to the user as the 
             " with one row for every item that succeeded"
         )
         return f"{text}. Before, the script caught NoAzureError: {self.refused}" if self.refused else text
+
+
+class ExceptionReturned(WrongType):
+    """run() returned an exception, or rows with one, which would be written as if its item had succeeded.
+
+    Attributes:
+        row: Number of the row; None if the exception is the returned value.
+    """
+
+    def __init__(self, found: str, quote: str, row: Optional[int] = None) -> None:
+        super().__init__(found, quote)
+        self.args, self.row = (found, quote, row), row
+
+    def __str__(self) -> str:
+        where = "run() returned" if self.row is None else f"row {self.row} that run() returned is"
+        article = "an" if self.found[0] in "AEIOUaeiou" else "a"
+        return (
+            f"{where} {article} {self.found}{self.quote and ': '}{self.quote}; raise it to fail the mini-batch, or leave it out"
+            " of the returned rows to fail only its item"
+        )
 
 
 class Records(list):  # type: ignore[type-arg]  # a subscripted base needs Python 3.9's typing at run time
@@ -108,22 +128,33 @@ def with_inputs(value: Any, format_name: str, options: Optional[Dict[str, Any]],
 
 
 def materialize(result: Any) -> Any:
-    """Return *result*, a generator as a list; raises WrongType for a value without rows."""
+    """Return *result*, a generator as a list; raises WrongType for a value without rows, or with a row that cannot be one."""
     if isinstance(result, GeneratorType):
         result = list(result)
     if isinstance(result, (list, tuple)):
-        _check_awaited(result)
+        _check_rows(result)
         return result
+    if isinstance(result, BaseException):
+        raise _returned(result)
     if kind_of(result) is None:
         raise WrongType(_type_name(result), _quote(result) if isinstance(result, str) else "", current.refused)
     return result
 
 
-def _check_awaited(rows: Sequence[Any]) -> None:
-    """Raise WrongType for a coroutine or task among the rows, or as the first row if asyncio was never imported."""
-    for kind in set(map(type, rows if "asyncio" in sys.modules else rows[:1])):
-        if issubclass(kind, Awaitable):
-            raise WrongType(f"a {type(rows).__name__} with a {kind.__name__} that was not awaited")
+def _check_rows(rows: Sequence[Any]) -> None:
+    """Raise WrongType for the first coroutine, task or exception among the rows."""
+    refused = {kind for kind in set(map(type, rows)) if issubclass(kind, (Awaitable, BaseException))}  # quick: few types
+    if not refused:
+        return
+    number, row = next((number, row) for number, row in enumerate(rows) if type(row) in refused)
+    if isinstance(row, BaseException):
+        raise _returned(row, number)
+    raise WrongType(f"a {type(rows).__name__} with a {type(row).__name__} that was not awaited")
+
+
+def _returned(error: BaseException, row: Optional[int] = None) -> ExceptionReturned:
+    failure = describe(error)
+    return ExceptionReturned(failure.type, failure.text, row)
 
 
 def _type_name(value: Any) -> str:

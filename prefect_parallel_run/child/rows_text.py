@@ -41,9 +41,14 @@ class Text(RowFormat):
             body = delimited(to_frame(value), " ")
             if body is not None:
                 return Encoded(len(value), b"", body)
-        rows = [str(element) for element in value]
+        rows = value if _are_strings(value) else [str(element) for element in value]
         text = "\n".join(rows) + "\n" if rows else ""
         return Encoded(len(rows), b"", text.encode(encoding) if encoding else to_utf8(text))
+
+
+def _are_strings(value: Any) -> bool:
+    """Return whether a list or tuple has only strings, which need no str(); a subclass, such as a member of an enum, does."""
+    return isinstance(value, (list, tuple)) and bool(value) and type(value[0]) is str and set(map(type, value)) == {str}
 
 
 def _are_plain_floats(value: Any) -> bool:

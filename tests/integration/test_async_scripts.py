@@ -42,6 +42,8 @@ OUTCOMES = {
     "exit": ("raised", "SystemExit", "enough", 1),
     "stubborn": ("raised", "TaskNotCancelled", "poll, stubborn() in async_steps.py, line", 2),
     "not_awaited": ("wrong_type", "WrongType", "returned a list with a coroutine that was not awaited; return a list", 1),
+    "exceptions": ("wrong_type", "ExceptionReturned", "row 1 that run() returned is a ValueError: fails at once; raise it", 1),
+    "directive": ("wrong_type", "ExceptionReturned", "row 0 that run() returned is a RetryLater", 1),
     "tasks": ("wrong_type", "WrongType", "returned a list with a Task that was not awaited; return a list", 1),
 }
 
@@ -182,3 +184,12 @@ def test_the_guide_calls_a_service_fifty_calls_at_a_time(bench, tmp_path):
     assert [receipt.outcome for receipt in receipts] == ["succeeded"] * 2
     assert bench.rows(receipts) == [f"{number:03d}.txt {number} bytes" for number in range(400)]
     assert (server.calls, server.most) == (400, 50)
+
+
+def test_the_guide_fails_only_the_items_whose_calls_fail(bench, files, tmp_path):
+    (run,) = re.findall(r"^```python\n(async def run.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+    score = "async def score(path):\n    if '3' in path.rpartition('/')[2]: raise ValueError(path)\n    return path[-6:]\n"
+    (tmp_path / "score.py").write_text(f"import asyncio\n\n{run}\n\n{score}")
+    receipts = bench.attempt(bench.slot(str(tmp_path / "score.py")), bench.works(files)[:1])
+    assert [receipt.outcome for receipt in receipts] == ["succeeded"]
+    assert bench.rows(receipts) == [f"{number:02d}.txt" for number in range(10) if number != 3]

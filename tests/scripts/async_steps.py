@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import threading
 
-from prefect_parallel_run import parallel_run
+from prefect_parallel_run import RetryLater, parallel_run
 from prefect_parallel_run.child import event_loop
 
 parser = argparse.ArgumentParser()
@@ -61,6 +61,10 @@ async def run(mini_batch, context):
             TASKS.append(asyncio.create_task(asyncio.to_thread(threading.Event().wait)))
         if args.how == "not_awaited":
             return ["row", *(fail() for _ in mini_batch)]
+        if args.how == "exceptions":
+            return await asyncio.gather(asyncio.sleep(0, "row"), *(fail() for _ in mini_batch), return_exceptions=True)
+        if args.how == "directive":
+            return [RetryLater(1)]
         if args.how == "tasks":
             return [asyncio.create_task(asyncio.sleep(0)) for _ in mini_batch]
         if args.how == "exit":

@@ -3,7 +3,11 @@
 import io
 import json
 import math
+import pickle
+import re
 import sys
+from asyncio import CancelledError
+from enum import Enum
 
 import numpy as np
 import pandas as pd
@@ -12,10 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_parallel_run import RetryLater
 from prefect_parallel_run.child.arrow_values import KEY
-from prefect_parallel_run.child.rows import WrongType, encode, materialize
+from prefect_parallel_run.child.rows import ExceptionReturned, WrongType, encode, materialize
 
+UNDECODABLE = "utf-8", "surrogateescape"
 FRAME = pd.DataFrame({"a": [1, 2], "b c": ["x y", 'q"'], "d": [0.5, float("nan")]})
+
+
+class Named(str, Enum):
+    A = "a"
 
 
 @pytest.mark.parametrize(
@@ -91,17 +101,55 @@ def test_a_generator_of_coroutines_is_refused():
     row.close()
 
 
-def test_without_asyncio_the_first_row_is_looked_at(monkeypatch):
-    """The check of every row would cost a third of writing them, and few such scripts have a coroutine at all."""
-    monkeypatch.delitem(sys.modules, "asyncio", raising=False)
+EXCEPTIONS = [ValueError("bad value"), KeyError(), RetryLater(1), CancelledError(), SystemExit(2), ExceptionReturned("a", "b")]
+ADVICE = "; raise it to fail the mini-batch, or leave it out of the returned rows to fail only its item"
 
-    async def fetch():
-        """Never runs."""
 
-    row = fetch()
-    with pytest.raises(WrongType, match="was not awaited"):
-        materialize([row])
-    row.close()
+@given(
+    st.lists(st.sampled_from([1, "a", None, [2], {"b": 3}, ValueError]), max_size=20),
+    st.integers(0, 20),
+    st.lists(st.sampled_from(EXCEPTIONS), min_size=1, max_size=3),
+    st.sampled_from([list, tuple, lambda rows: (row for row in rows)]),
+)
+def test_an_exception_among_the_rows_is_refused_anywhere(rows, place, exceptions, kind):
+    """The first one is named; a class is not an exception."""
+    rows[place:place] = exceptions
+    place = min(place, len(rows) - len(exceptions))
+    with pytest.raises(ExceptionReturned) as caught:
+        materialize(kind(rows))
+    name = type(exceptions[0]).__name__
+    assert re.match(rf"row {place} that run\(\) returned is an? ([a-z.]+\.)?{name}\b", str(caught.value))
+    assert str(caught.value).endswith(ADVICE)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (ValueError("bad value"), "run() returned a ValueError: bad value"),
+        ([1, ValueError("bad value")], "row 1 that run() returned is a ValueError: bad value"),
+        ([RetryLater(1)], "row 0 that run() returned is a RetryLater"),
+        ([OSError()], "row 0 that run() returned is an OSError"),
+    ],
+    ids=["value", "row", "directive", "without a message"],
+)
+def test_a_returned_exception_is_named_with_advice(value, text):
+    with pytest.raises(ExceptionReturned) as caught:
+        materialize(value)
+    assert str(caught.value).startswith(text)
+    assert str(caught.value).endswith(ADVICE)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_secrets_in_a_returned_exception_are_hidden(monkeypatch):
+    monkeypatch.setattr("prefect_parallel_run.child.failure._secrets", ["canary-7"])
+    with pytest.raises(ExceptionReturned, match=r"a ValueError: key \*\*\*; raise it"):
+        materialize([ValueError("key canary-7")])
+
+
+@given(st.lists(st.sampled_from(["a", "", "b\nc", "\udcff", Named.A, 1]), max_size=5), st.sampled_from([list, tuple]))
+def test_text_writes_strings_as_it_writes_others(rows, kind):
+    """Lists that are only strings take a shorter way."""
+    assert encode(kind(rows), "text", False) == (len(rows), b"", "".join(f"{row!s}\n" for row in rows).encode(*UNDECODABLE))
 
 
 def test_text_writes_elements_with_str():
