@@ -64,6 +64,7 @@ from prefect_parallel_run.runs.spec import Reuse, ScriptParameters, StepSpec, in
 from prefect_parallel_run.storage.objects import size_of
 from prefect_parallel_run.task.caching import Prepared, ReusePolicy, prepared_run, reuse_disabled
 from prefect_parallel_run.task.cancellation import Cancellation, flush_when_detached
+from prefect_parallel_run.task.mapping import refuses_shared_outputs
 from prefect_parallel_run.task.result_serializer import RESULT_SERIALIZER
 from prefect_parallel_run.task.task_names import task_run_name
 from prefect_parallel_run.task.temporary_server import explains_start_timeout
@@ -149,6 +150,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
         )
 
     __call__ = explains_start_timeout(Task.__call__)  # type: ignore[arg-type]  # mypy compares overloads with a type variable
+    map = refuses_shared_outputs(Task.map)
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy of this step with other task options; ``retries=n`` means ``run_max_try = n + 1``."""

@@ -83,20 +83,27 @@ def normalize_inputs(inputs: Iterable[Any]) -> list[Dataset]:
     return datasets
 
 
-def resolve_output(output: Any, *, required: bool) -> str | None:
-    """Return the output as an absolute path or URL; the run creates it."""
+def output_location(output: Any) -> str | None:
+    """Return the output as an absolute path or URL, without reading anything; None for no output."""
     if isinstance(output, ParallelRunResult):
         output = output.output
     if output is None:
-        if required:
-            raise OutputError("None", "append_row needs an output folder; pass output=…")
         return None
     try:
         path = absolute_location(output)
     except InputError as error:
         raise OutputError(error.path, error.reason) from None
+    return path.rstrip("/") if is_remote(path) else path
+
+
+def resolve_output(output: Any, *, required: bool) -> str | None:
+    """Return the output as an absolute path or URL; the run creates it."""
+    path = output_location(output)
+    if path is None:
+        if required:
+            raise OutputError("None", "append_row needs an output folder; pass output=…")
+        return None
     if is_remote(path):
-        path = path.rstrip("/")
         with wrap_store_errors(path, "reached"):
             store_of(path)
     elif Path(path).exists() and not Path(path).is_dir():

@@ -123,6 +123,30 @@ def test_mapped_over_inputs_and_outputs(workshop):
     assert [lines(result) for result in results] == [["only0.txt"], ["only1.txt"], ["only2.txt"]]
 
 
+def test_mapping_to_one_output_runs_nothing(workshop):
+    """Also over futures, whose number is known when they have ended; runs would replace each other's rows."""
+
+    @task
+    def folders(count):
+        return [str(workshop.files)] * count
+
+    def body():
+        step, refused = workshop.step(), []
+        output = folders.submit(1)
+        for inputs in (folders.submit(2), [folders.submit(1)] * 2):
+            for options in ({}, {"output": [output, output]}):
+                with pytest.raises(ValueError, match=r"elements 0 and 1 .* same output") as caught:
+                    step.map(inputs=inputs, **options)
+                refused.append(str(caught.value))
+        (result,) = step.map(inputs=folders.submit(1)).result()
+        return refused, lines(result)
+
+    (refused, rows), _ = in_flow(body)
+    assert [str(workshop.output) in text for text in refused] == [True, False] * 2
+    assert rows == NAMES
+    assert len(workshop.invocations()) == 10
+
+
 def test_with_options_retries_mean_tries(workshop):
     """retries=n is run_max_try = n + 1; the step stays a step, with its arguments."""
     step = workshop.step("poison.py", "--how", "raise", "--poison", "3", run_max_try=5)
