@@ -84,7 +84,7 @@ INSIDE = {  #: the same within rooms that hold one thing after another
         "estimate",
         "trial",
     ],
-    "task": ["cancellation", "result_serializer", "caching", "task_names", "temporary_server", "forms"],
+    "task": ["cancellation", "result_serializer", "caching", "task_names", "mapping", "temporary_server", "forms"],
 }
 HEAVY = {
     "prefect": {

@@ -25,7 +25,7 @@ def step(output=None, **fields):
 
 
 def is_accepted(function, *args, **kwargs):
-    """Return whether a mapping is accepted: Prefect then refuses it, because there is no flow."""
+    """Return whether the step passes a mapping on to Prefect, which refuses it outside a flow."""
     with pytest.raises((ValueError, RuntimeError)) as caught:
         function(*args, **kwargs)
     if isinstance(caught.value, RuntimeError):
