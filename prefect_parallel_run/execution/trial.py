@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from select import select as wait_for_data
+from select import POLLIN, poll
 from typing import Any, NamedTuple
 
 import psutil
@@ -46,7 +46,7 @@ from prefect_parallel_run.runs.spec import StepSpec, planning_of
 _DEFAULT_MINI_BATCHES = 3
 _BLOCK = 1 << 16  #: bytes of prints read at a time
 _LONGEST_LINE = 2_000  #: characters of a line in an error
-_POLL_INTERVAL = 0.1  #: s until the end of the prints is noticed
+_POLL_INTERVAL = 100  #: ms until the end of the prints is noticed
 
 
 class TrialResult(NamedTuple):
@@ -187,9 +187,11 @@ def printing_on_stderr(pipe: Path) -> Iterator[Future[str]]:
 def _print_from(pipe: int, is_over: threading.Event) -> str:
     """Print what can be read from *pipe*; when it is over, return the end of the prints as soon as the pipe is empty."""
     decoder, is_last, end = codecs.getincrementaldecoder("utf-8")("backslashreplace"), False, ""
+    data = poll()  # select() refuses descriptors from 1,024 on
+    data.register(pipe, POLLIN)
     while not is_last:
         is_last = is_over.is_set()
-        wait_for_data([pipe], [], [], _POLL_INTERVAL)
+        data.poll(_POLL_INTERVAL)
         with suppress(BlockingIOError):
             while block := os.read(pipe, _BLOCK):
                 text = decoder.decode(block)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import sys
 import tempfile
-from contextlib import redirect_stderr, suppress
+from contextlib import ExitStack, redirect_stderr, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -139,6 +140,18 @@ def test_a_broken_stderr_fails_no_mini_batch(step, tmp_path):
     with suppress(BrokenPipeError), open(writer, "w", buffering=1) as stderr, redirect_stderr(stderr):  # raised when closed
         trial = step("long.py", source_directory=str(tmp_path)).try_out(1)
     assert not trial.failures
+
+
+def test_a_process_with_many_open_files_tries_a_step(step, capfd):
+    """The flow process may have more than 1,024, such as connections."""
+    with ExitStack() as stack:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while stack.enter_context(open(os.devnull)).fileno() < 1_100:
+            pass
+        step("talks.py").try_out(1)
+    assert "mini-batch 0" in capfd.readouterr().err
 
 
 def test_a_character_that_is_printed_in_two_parts(step, tmp_path, capfd):
