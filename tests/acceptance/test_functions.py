@@ -41,7 +41,7 @@ def test_the_guide_word_for_word(tmp_path):
 def test_the_guide_to_services_word_for_word(tmp_path):
     """A flow, with a service that answers only when fifty calls wait."""
     page = (ROOT / "docs" / "guides" / "async.md").read_text()
-    script, flow = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    script, flow, _ = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "score.py").write_text(script)
     (tmp_path / "flow.py").write_text(flow)
     (tmp_path / "texts").mkdir()

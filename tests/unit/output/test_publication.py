@@ -35,6 +35,12 @@ class Parts:
             mini_batch, f"{part}.part", offset, len(header), len(header) + len(body), crc32(header + body), rows
         )
 
+    def __del__(self):
+        """Close the part files, as the end of a process does."""
+        for part in self.parts.values():
+            if part._descriptor >= 0:
+                os.close(part._descriptor)
+
     def publish(self, target):
         places = (self.ranges[number] for number in sorted(self.ranges))
         with module.Parts(self.folder) as parts:
