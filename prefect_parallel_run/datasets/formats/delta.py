@@ -75,10 +75,10 @@ def _check_features(root: str, table: Any) -> None:
     features = set(table.protocol().reader_features or ())
     mode = table.metadata().configuration.get(_MAPPING_MODE, "none")
     if mode != "none":
-        raise InputError(root, f"has {_MAPPING_MODE} {mode!r}; expected a table without column mapping: drop it, {COPY}")
+        raise InputError(root, f"has {_MAPPING_MODE} {mode!r}; expected a table without column mapping: drop it, or {COPY}")
     if unknown := sorted(features - _FEATURES):
         expected = f"expected only {', '.join(sorted(_FEATURES))}"
-        advice = f"ALTER TABLE … DROP FEATURE {unknown[0]}, {COPY}"
+        advice = f"ALTER TABLE … DROP FEATURE {unknown[0]}, or {COPY}"
         raise InputError(root, f"needs the reader features {', '.join(unknown)}; {expected}: {advice}")
     if _DELETION_VECTORS in features and any(batch.num_rows for batch in table.deletion_vectors()):
         advice = "run REORG TABLE … APPLY (PURGE), and read the version that it creates"
@@ -86,7 +86,9 @@ def _check_features(root: str, table: Any) -> None:
     schema = pa.schema(table.schema().to_arrow())
     for name in table.metadata().partition_columns:
         if pa.types.is_binary(schema.field(name).type):  # writers encode bytes in different ways, deltalake decodes none
-            raise InputError(root, f"is partitioned by {name!r}, which has bytes; expected partition columns without: {COPY}")
+            raise InputError(
+                root, f"is partitioned by {name!r}, which has bytes; expected partition columns without: or {COPY}"
+            )
 
 
 class DeltaListing(TableListing):
@@ -117,7 +119,7 @@ class DeltaListing(TableListing):
         spellings = {name.lower(): name for name in schema.names}  # Delta ignores the case
         for name in names:
             if (similar := spellings.get(name.lower(), name)) != name:
-                message = f"has the column {similar!r}, which the table calls {name!r}; rename it there, {COPY}"
+                message = f"has the column {similar!r}, which the table calls {name!r}; rename it there, or {COPY}"
                 raise InputError(path, message)
         return {name: schema.field(name) for name in names if name in schema.names and name not in self.keys}
 

@@ -83,9 +83,7 @@ class IcebergListing(TableListing):
             }
         _check_files(name, tasks)
         if len(values) < len(tasks):
-            raise InputError(
-                name, f"lists a file more than once, so that its rows would be doubled; {COPY.removeprefix('or ')}"
-            )
+            raise InputError(name, f"lists a file more than once, so that its rows would be doubled; {COPY}")
         self.values = dict(sorted(values.items()))
         self.keys = [key for key in next(iter(values.values()), {}) if all(key in known for known in values.values())]
 
@@ -103,7 +101,9 @@ class IcebergListing(TableListing):
                     message = (
                         f"has other fields inside the column {schema.field(place).name!r} than {column.name!r} of the table"
                     )
-                    advice = f"drop the column with drop_columns, run {_REWRITE} and read the snapshot that it creates, {COPY}"
+                    advice = (
+                        f"drop the column with drop_columns, run {_REWRITE} and read the snapshot that it creates, or {COPY}"
+                    )
                     raise InputError(path, f"{message}, which was changed later: {advice}")
         return found
 
@@ -124,7 +124,7 @@ def _check_snapshot(name: str, table: Any, snapshot_id: int) -> None:
 def _check_files(name: str, tasks: Sequence[Any]) -> None:
     """Raise InputError unless all rows are those of Parquet files."""
     if any(task.delete_files for task in tasks):
-        advice = f"run {_REWRITE} and read the snapshot that it creates, {COPY}"
+        advice = f"run {_REWRITE} and read the snapshot that it creates, or {COPY}"
         raise InputError(name, f"has rows that were deleted without rewriting their files, which is not supported: {advice}")
     if other := next((task.file for task in tasks if task.file.file_format.name != "PARQUET"), None):
         raise InputError(

@@ -33,7 +33,7 @@ _FAMILIES = (
     lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
     lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind),
 )
-COPY = "or write its rows to a new table (CREATE TABLE … AS SELECT) and read that one"  #: for users
+COPY = "write its rows to a new table (CREATE TABLE … AS SELECT) and read that one"  #: for users
 
 
 class TableListing(Listing):
@@ -126,7 +126,7 @@ def _check_column(path: str, field: pa.Field, stored: Mapping[str, pa.Field]) ->
         can_cast = False
     if not can_cast:
         message = f"has {kind} in column {field.name!r}; expected the table's type {field.type}"
-        raise InputError(path, f"{message}: drop the column with drop_columns, {COPY}")
+        raise InputError(path, f"{message}: drop the column with drop_columns, or {COPY}")
 
 
 def _family(kind: pa.DataType) -> Any:

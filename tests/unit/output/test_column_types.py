@@ -76,17 +76,22 @@ def sample(kind, number):  # noqa: PLR0911  one case per type
     return dt.datetime(9000 if far else 2000 + number, 1, 2, tzinfo=zone)
 
 
-def casts_null_dictionaries():
-    """Return whether this version of pyarrow casts a null struct with a list of one size of dictionary values; 26 fails."""
-    lists = pa.list_(pa.dictionary(pa.int8(), pa.string()), 1)
+def is_possible(conversion):
+    """Return whether this version of pyarrow makes a conversion."""
     try:
-        pa.array([None], pa.struct([("a", lists)])).cast(pa.struct([("a", pa.list_(pa.string(), 1))]))
-    except pa.ArrowIndexError:
+        conversion()
+    except (pa.ArrowInvalid, pa.ArrowIndexError):
         return False
     return True
 
 
-CASTS_NULL_DICTIONARIES = casts_null_dictionaries()
+def cast_null_dictionaries():
+    """Cast a null struct with a list of one size of dictionary values; version 26 fails."""
+    lists = pa.list_(pa.dictionary(pa.int8(), pa.string()), 1)
+    pa.array([None], pa.struct([("a", lists)])).cast(pa.struct([("a", pa.list_(pa.string(), 1))]))
+
+
+CASTS_NULL_DICTIONARIES = is_possible(cast_null_dictionaries)
 
 
 def is_castable_in_fixed_list(kind):
@@ -121,18 +126,14 @@ def value(draw, kind):
     return sample(kind, draw(st.integers(0, 20)))
 
 
-def reads_null_fixed_lists():
-    """Return whether this version of pyarrow reads a null in a column of lists of one size; versions up to 23 fail."""
+def read_null_fixed_lists():
+    """Read a null in a column of lists of one size; versions up to 23 fail."""
     file = io.BytesIO()
     pq.write_table(pa.table({"x": pa.array([[1], None], pa.list_(pa.int64(), 1))}), file)
-    try:
-        pq.read_table(file)
-    except pa.ArrowInvalid:
-        return False
-    return True
+    pq.read_table(file)
 
 
-READS_NULL_FIXED_LISTS = reads_null_fixed_lists()
+READS_NULL_FIXED_LISTS = is_possible(read_null_fixed_lists)
 
 
 def is_read_from_parquet(kind):
