@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from distributed import Client, Security
 
@@ -158,6 +158,18 @@ def worker_count(target: str, client: Client, cancelled: threading.Event) -> int
         return len(call_with_timeout(client.nthreads, _ANSWER_TIMEOUT, cancelled))
     except (CallAbandonedError, OSError, asyncio.TimeoutError, CancelledError) as error:
         raise ComputeTargetError(target, f"the scheduler does not answer: {error}") from error
+
+
+def read_workers(client: Client) -> dict[str, Any]:
+    """Return the scheduler's information about its workers, by address; raises any exception of the connection.
+
+    Client.scheduler_info() must not be used: it returns a cache, which Dask's periodic update may have replaced since the
+    answer arrived, by one that names no workers.
+    """
+    if client.scheduler is None:  # the client closed because it lost its scheduler
+        raise OSError("lost the connection to the scheduler")
+    workers: dict[str, Any] = client.sync(client.scheduler.identity)["workers"]
+    return workers
 
 
 def _is_final(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from distributed import Client, Status
 
 from prefect_parallel_run._threads import CallAbandonedError, call_with_timeout
-from prefect_parallel_run.compute.base import Cluster, Request, leave, wait_for_workers, worker_count
+from prefect_parallel_run.compute.base import Cluster, Request, leave, read_workers, wait_for_workers, worker_count
 from prefect_parallel_run.compute.certificates import new_credentials
 from prefect_parallel_run.compute.dask_classes import ClusterArguments, arguments_for
 from prefect_parallel_run.compute.local import import_dashboard
@@ -126,7 +126,7 @@ class ManagedCluster(Cluster):
 
     def release(self, workers: Collection[str]) -> None:
         """Stop workers, by name if the cluster supports that, else by reducing their number."""
-        known = self.client.scheduler_info(n_workers=-1)["workers"]
+        known = read_workers(self.client)
         names = [known[address]["name"] for address in workers if address in known]
         if hasattr(self._cluster, "scale_down") and hasattr(self._cluster, "worker_spec"):
             self._cluster.sync(self._cluster.scale_down, names)

@@ -5,12 +5,14 @@ import threading
 from concurrent.futures import Future
 
 import pytest
-from distributed import Scheduler, SpecCluster, Status
+from distributed import Client, Scheduler, SpecCluster, Status, Worker
 from distributed.deploy.spec import ProcessInterface
 
-from prefect_parallel_run.compute.base import Request
-from prefect_parallel_run.compute.cluster_class import ClassTarget, _scale
+from prefect_parallel_run.compute.base import Request, read_workers
+from prefect_parallel_run.compute.cluster_class import ClassTarget, ManagedCluster, _scale
 from prefect_parallel_run.errors import ComputeTargetError
+
+from .conftest import wait_until
 
 MODULE = """
 import threading
@@ -84,3 +86,45 @@ def test_refused_workers_are_requested_again(monkeypatch):
         assert len(cluster.workers) == 3
         assert there.items() <= cluster.workers.items()
         assert {worker.status for worker in cluster.workers.values()} == {Status.running}
+
+
+class OnlyScales:
+    """A cluster class that cannot choose which workers it stops."""
+
+    def __init__(self, cluster):
+        self._cluster, self.scaled = cluster, []
+
+    def scale(self, count):
+        self.scaled.append(count)
+        self._cluster.scale(count)
+
+
+def update_cache_late(client, monkeypatch):
+    """Let Dask's periodic update of the client's cache, which names no workers, take place just before each answer is used."""
+    sync = client.sync
+
+    def sync_and_update(*args, **kwargs):
+        answer = sync(*args, **kwargs)
+        sync(client._update_scheduler_info)
+        return answer
+
+    monkeypatch.setattr(client, "sync", sync_and_update)
+
+
+@pytest.mark.parametrize("chooses", [True, False], ids=["chooses", "only-scales"])
+def test_only_released_workers_stop_whatever_dask_keeps_in_its_cache(chooses, monkeypatch):
+    """Otherwise a release would stop no worker, or all of them."""
+    quiet = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    worker = {"cls": Worker, "options": {"nthreads": 1, "dashboard": False, "dashboard_address": "127.0.0.1:0"}}
+    workers = dict.fromkeys(("a", "b", "c"), worker)
+    with (
+        SpecCluster(scheduler=quiet, worker=worker, workers=workers, silence_logs=False) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(3)
+        released = next(address for address, about in read_workers(client).items() if about["name"] == "b")
+        update_cache_late(client, monkeypatch)
+        plain = OnlyScales(cluster)
+        ManagedCluster(cluster if chooses else plain, client, 1, is_elastic=True).release([released])
+        wait_until(lambda: len(client.nthreads()) == 2)
+        assert set(cluster.workers) == {"a", "c"} if chooses else plain.scaled == [2]

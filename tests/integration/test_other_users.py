@@ -73,7 +73,7 @@ def test_another_user_finds_the_ports_and_is_refused(target, tmp_path):
     """Scheduler and workers take no word from anyone without the run's own certificate."""
     before = listening()
     with target.open(REQUEST, threading.Event(), Future()) as cluster:
-        info = cluster.client.scheduler_info(n_workers=-1)
+        info = cluster.client.sync(cluster.client.scheduler.identity)
         ports = listening() - before
         assert ports >= {port(info["address"]), *map(port, info["workers"])}
         answers, made = attack(ports, tmp_path / "made", ["tcp", "tls"], patience=5)
@@ -85,7 +85,7 @@ def test_another_user_finds_the_ports_and_is_refused(target, tmp_path):
 def test_the_same_attack_takes_over_a_plain_cluster(tmp_path):
     """Else the test above would show nothing."""
     with ClassTarget(LOCAL_CLASS, {}, allow_insecure=True).open(REQUEST, threading.Event(), Future()) as cluster:
-        info = cluster.client.scheduler_info(n_workers=-1)
+        info = cluster.client.sync(cluster.client.scheduler.identity)
         scheduler, *workers = [port(info["address"]), *map(port, info["workers"])]
         answers, made = attack({scheduler, *workers}, tmp_path / "made", ["tcp"], patience=120)
     assert made == sorted([f"{scheduler}.0.run_function", *(f"{worker}.0.run" for worker in workers)]), answers
@@ -98,7 +98,7 @@ def test_a_local_cluster_listens_for_scheduler_and_workers_only(bench):
     before = listening()
     with LocalTarget().open(REQUEST, threading.Event(), settings) as cluster:
         wait_until(lambda: bench.log.exists() and bench.log.read_text().count("init ") == 2)
-        info = cluster.client.scheduler_info(n_workers=-1)
+        info = cluster.client.sync(cluster.client.scheduler.identity)
         assert listening() - before == {port(info["address"]), *map(port, info["workers"])}
         secret = re.findall(r"^[A-Za-z0-9+/=]{16,}$", cluster.client.security.tls_client_key, re.MULTILINE)
         assert len(secret) >= 2

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from prefect_parallel_run.compute.base import read_workers
+
 from ..conftest import wait_until
 from .machines import Program, ThisMachine
 
@@ -114,7 +116,7 @@ class OtherUser:
             return levels, sorted(dask_worker.plugins), os.getcwd(), sorted(os.environ), dask_worker.state.nthreads
 
         workers = self.client.run(of_worker)
-        names = {address: facts["name"] for address, facts in self.client.scheduler_info(n_workers=-1)["workers"].items()}
+        names = {address: facts["name"] for address, facts in read_workers(self.client).items()}
         return {"scheduler": self.client.run_on_scheduler(of_scheduler), **{names[key]: told for key, told in workers.items()}}
 
     def finish(self) -> None:
