@@ -64,15 +64,18 @@ def test_submitted_to_a_task_runner(workshop, name):
         found.append(flow_run.id)
         first = step.submit()
         again = step.submit(wait_for=[first])
-        return first.result(), again.result()
+        results = first.result(), again.result()
+        states = [("test", "Cached"), ("test", "Completed"), ("test reduce", "Completed")]
+        # Within the flow: when it ends, Ray kills its processes, with what they have not sent to Prefect yet.
+        wait_until_equal(lambda: seen(flow_run.id)[0], states)
+        wait_until_equal(lambda: seen(flow_run.id)[3], ["started", "finished", "reused"])
+        wait_until(lambda: "90 of 100 items succeeded" in seen(flow_run.id)[1])
+        return results
 
     first, again = run()
     assert Path(first.output_file).read_text().splitlines() == NAMES[:30] + NAMES[40:]
     assert (first.reused, again.reused, again.run_id) == (False, True, first.run_id)
     assert len(workshop.invocations()) == 11
-    wait_until_equal(lambda: seen(found[0])[0], [("test", "Cached"), ("test", "Completed"), ("test reduce", "Completed")])
-    wait_until_equal(lambda: seen(found[0])[3], ["started", "finished", "reused"])
-    wait_until(lambda: "90 of 100 items succeeded" in seen(found[0])[1])
     _, text, kinds, _ = seen(found[0])
     assert text.count("ZeroDivisionError: division by zero") == 2
     assert kinds == {"test-progress", "test-failures", "test-summary", "test-report"}
@@ -117,6 +120,7 @@ def test_cancelled_in_a_process_without_signals(workshop):
         future = step.submit()
         future.wait()
         messages.append(future.state.message)
+        wait_until_equal(lambda: seen(flow_run.id)[3], ["started", "cancelled"])  # before the runner ends its processes
 
     def cancel():
         wait_until(lambda: len(workshop.invocations()) >= 2)
@@ -131,4 +135,3 @@ def test_cancelled_in_a_process_without_signals(workshop):
         thread.join()
     assert "the flow run is being cancelled" in messages[0]
     assert len(workshop.invocations()) < 100
-    wait_until_equal(lambda: seen(found[0])[3], ["started", "cancelled"])
