@@ -333,7 +333,8 @@ class Slot:
             for answer in child.answers():
                 problem, deadline = str(answer[1]), time.monotonic() + _EXIT_GRACE
             if time.monotonic() > deadline:
-                return problem or "shutdown() did not return and its process was killed"
+                how = "shutdown() did not return" if problem is None else "after shutdown(), its process did not exit"
+                return problem or f"{how} and was killed"
             self.raise_if_stopping()
         for answer in child.answers():
             problem = str(answer[1])

@@ -198,6 +198,18 @@ def test_a_failing_shutdown_is_reported(bench, files, tmp_path):
     assert "OSError: no disk" in slot.shut_down()
 
 
+def test_a_process_that_does_not_exit_after_shutdown_is_named(bench, files, tmp_path, monkeypatch):
+    """It is killed after a while, whether the script has a shutdown() or not."""
+    monkeypatch.setattr("prefect_parallel_run.node.slot._EXIT_GRACE", 0.0)
+    script = tmp_path / "stays.py"
+    script.write_text(
+        "import atexit, threading\ndef run(mini_batch): return mini_batch\natexit.register(threading.Event().wait)\n"
+    )
+    slot = bench.slot(str(script))
+    assert len(bench.rows(bench.attempt(slot, bench.works(files)))) == 100
+    assert slot.shut_down() == "after shutdown(), its process did not exit and was killed"
+
+
 def test_no_retry_prevents_further_attempts(bench, files):
     """NoRetry can be imported from prefect_parallel_run in the child."""
     (receipt,) = bench.attempt(bench.slot("no_retry.py", "--log", str(bench.log)), bench.works(files)[:1])
