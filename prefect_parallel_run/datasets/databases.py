@@ -143,6 +143,7 @@ def _read_sqlite(uri: str, query: str, cancels: list[Callable[[], None]]) -> Row
     ADBC's driver changes values where a column mixes types: 0.1 among text becomes "1.000000e-01", 2^53 + 1 among floats 2^53.
     """
     path = Path(absolute_path(unquote(uri.removeprefix("sqlite:///"))))
+    path.stat()  # raises an error that says why; SQLite only says that it cannot open a file
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:  # a missing file is not created
         cancels.append(connection.interrupt)
         try:
