@@ -24,6 +24,7 @@ from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 from typing_extensions import Self
 
+from prefect_parallel_run._units import is_int
 from prefect_parallel_run.azureml.settings import apply_azure_settings
 from prefect_parallel_run.child.functions import StepFunctions, hook_names
 from prefect_parallel_run.compute.base import Target
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     from prefect_parallel_run.execution.trial import TrialResult
 
 _OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options that replace the step's own caching
+_TASK_OPTIONS = inspect.signature(Task).parameters.keys()
+_SET_IT = "set it in the ParallelRunConfig, or in the parentheses of @parallel_run"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
 
 
@@ -117,7 +120,11 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             raise ValueError(f"name: expected letters, digits, blanks, '_', '.' and '-', got {name!r}")
         check_arguments(arguments)
         _check_target(parallel_run_config)
+        if fields := sorted(task_options.keys() & ParallelRunConfig.model_fields.keys() - _TASK_OPTIONS):
+            raise ValueError(f"{fields[0]} is a field of the configuration, not an option of a task; {_SET_IT}")
         if (retries := task_options.pop("retries", None)) is not None:
+            if not is_int(retries) or retries < 0:
+                raise ValueError(f"retries: expected 0 or a positive whole number, got {retries!r}")
             parallel_run_config = parallel_run_config.model_copy(update={"run_max_try": retries + 1})
         self.parallel_run_config = parallel_run_config
         self._defaults = {

@@ -124,6 +124,21 @@ def test_a_copy_with_other_options_runs_the_same_functions():
     assert copy.parallel_run_config.entry_function == "score"
 
 
+@pytest.mark.parametrize("retries", [-1, 2.5, "3", True])
+def test_retries_are_a_whole_number(retries):
+    with pytest.raises(ValueError, match=rf"^retries: expected 0 or a positive whole number, got {retries!r}$"):
+        as_step(score).with_options(retries=retries)
+
+
+def test_a_field_of_the_configuration_is_no_option_of_a_copy():
+    """But Prefect's options of the same name are."""
+    with pytest.raises(
+        ValueError, match=r"^mini_batch_size is a field of the configuration, not an option of a task; set it in"
+    ):
+        as_step(score).with_options(mini_batch_size=7)
+    assert as_step(score).with_options(retry_jitter_factor=0.5).retry_jitter_factor == 0.5
+
+
 def test_a_step_can_be_pickled():
     """Task runners send it to other processes."""
     step = cloudpickle.loads(cloudpickle.dumps(as_step(score)))
