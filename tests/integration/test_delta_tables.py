@@ -1,6 +1,7 @@
 """Delta tables that deltalake wrote, and tables whose log says what this package cannot honour."""
 
 import datetime as dt
+import itertools
 import json
 import struct
 import sys
@@ -86,8 +87,16 @@ def test_a_version_has_exactly_its_files(table):
     for version, numbers in enumerate([[1, 2], [1, 2, 3, 4], [3, 4]]):
         assert sorted(rows_of(TabularDataset.from_delta_table(table, version))[1]["n"]) == numbers
     assert sorted(rows_of(TabularDataset.from_delta_table(table))[1]["n"]) == [3, 4]
-    with pytest.raises(InputError, match=r"version 3 cannot be read as a Delta table"):
+
+
+def test_a_missing_version_is_an_error_with_the_newest_ones(table):
+    """Whether it was never written, or its part of the log has expired."""
+    with pytest.raises(InputError, match=r"/table: lacks version 3; its newest versions are: 2, 1, 0$"):
         TabularDataset.from_delta_table(table, 3).listing()
+    DeltaTable(table).create_checkpoint()
+    (table / "_delta_log" / f"{0:020}.json").unlink()
+    with pytest.raises(InputError, match=r"/table: version 0 .*; its log may have expired; its newest versions are: 2, 1$"):
+        TabularDataset.from_delta_table(table, 0).listing()
 
 
 def test_a_dataset_is_frozen_before_it_is_planned(table):
@@ -338,9 +347,12 @@ def test_a_file_that_contradicts_the_table_is_an_error(tmp_path, column, message
 
 
 def test_what_is_not_a_delta_table_is_an_error(tmp_path):
-    """The error names the path."""
-    with pytest.raises(InputError, match=r"/none: the newest version cannot be read as a Delta table"):
-        TabularDataset.from_delta_table(tmp_path / "none").frozen()
+    """The error names the path and what is expected there, with and without a version."""
+    (tmp_path / "file").touch()
+    for name, version in itertools.product((".", "none", "file"), (None, 3)):
+        message = rf"{tmp_path.name}(/{name})?: the newest version cannot be read as a Delta table: .*; expected a folder that"
+        with pytest.raises(InputError, match=message):
+            TabularDataset.from_delta_table(tmp_path / name, version).listing()
     with pytest.raises(InputError, match=r"memory://x/y: the newest version cannot be read as a Delta table: [ -~↳]+$"):
         TabularDataset.from_delta_table("memory://x/y").frozen()
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -28,6 +29,8 @@ _DELETION_VECTORS, _MAPPING_MODE = "deletionVectors", "delta.columnMapping.mode"
 #: Reader features without effect on the rows of files, or whose use by a version is checked.
 _FEATURES = {_DELETION_VECTORS, "columnMapping", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")  #: in messages of deltalake, which have several lines
+_EXPECTED = "expected a folder that contains _delta_log; read Parquet files without it with from_parquet_files"
+_SHOWN = 3  #: newest versions that an error names
 _PARTITION = "partition."  #: prefix of partition columns in deltalake's table of files
 
 
@@ -39,7 +42,7 @@ def _opened(path: str, version: int | None = None) -> Iterator[Any]:
         raise InputError(path, f"contains {unsupported}, for which deltalake would read the log of another folder: rename it")
     try:
         from deltalake import DeltaTable  # noqa: PLC0415  an extra
-        from deltalake.exceptions import DeltaError  # noqa: PLC0415  as above
+        from deltalake.exceptions import DeltaError, TableNotFoundError  # noqa: PLC0415  as above
     except ImportError as error:
         message = f"is read as a Delta table, which needs deltalake ({error}): pip install 'prefect-parallel-run[delta]'"
         raise InputError(path, message) from error
@@ -48,9 +51,21 @@ def _opened(path: str, version: int | None = None) -> Iterator[Any]:
     try:
         yield DeltaTable(path, version=version, storage_options=options)
     except (DeltaError, OSError, ValueError) as error:
-        what = "the newest version" if version is None else f"version {version}"
-        reason = " ".join(_COLORS.sub("", str(error)).split())
-        raise InputError(path, f"{what} cannot be read as a Delta table: {reason}") from error
+        reason = " ".join(_COLORS.sub("", str(error)).split()).rstrip(".")
+        if version is not None:
+            raise InputError(path, _missing(path, version, reason)) from error
+        advice = f"; {_EXPECTED}" if isinstance(error, TableNotFoundError) or Path(path).is_file() else ""
+        raise InputError(path, f"the newest version cannot be read as a Delta table: {reason}{advice}") from error
+
+
+def _missing(path: str, version: int, reason: str) -> str:
+    """Return why a version cannot be read; raises InputError if no version can."""
+    with _opened(path) as table:
+        known = [commit["version"] for commit in table.history(_SHOWN)]
+    newest = f"its newest versions are: {', '.join(map(str, known))}"
+    if version > table.version():
+        return f"lacks version {version}; {newest}"
+    return f"version {version} cannot be read as a Delta table: {reason}; its log may have expired; {newest}"
 
 
 def version_of(path: str, time: str | None = None) -> int:
