@@ -22,7 +22,7 @@ from prefect_parallel_run._threads import Background, begin
 from prefect_parallel_run._units import is_int
 from prefect_parallel_run.child.failure import secret_forms, without_secrets
 from prefect_parallel_run.config.model import LOCAL
-from prefect_parallel_run.errors import EntryScriptError
+from prefect_parallel_run.errors import EntryScriptError, RowsDifferError
 from prefect_parallel_run.execution.estimate import TrialFigures, estimate, trial_warnings
 from prefect_parallel_run.execution.execute import node_settings
 from prefect_parallel_run.models import Outcome, Receipt
@@ -33,6 +33,7 @@ from prefect_parallel_run.node.node import Node
 from prefect_parallel_run.node.rpc import start_node
 from prefect_parallel_run.node.settings import NodeSettings
 from prefect_parallel_run.node.slot import Work
+from prefect_parallel_run.output.columns import add_files
 from prefect_parallel_run.output.formats import OUTPUT_FORMATS
 from prefect_parallel_run.output.formats.text import Text
 from prefect_parallel_run.output.parts import Parts
@@ -122,7 +123,11 @@ def try_step(spec: StepSpec, folder: Path, choose: Callable[[int], Sequence[int]
     figures = estimate(plan.summary, succeeded, _start_seconds(directory), memory, config, slots)
     available = psutil.virtual_memory().total if config.compute_target == LOCAL else None
     warnings = (*warnings, *plan.summary.notes, *problems, *trial_warnings(figures, succeeded, config, available))
-    return TrialResult(*_rows(spec, directory, succeeded), tuple(receipts), figures, warnings)
+    try:
+        rows = _rows(spec, directory, succeeded)
+    except RowsDifferError as error:
+        raise add_files(error, plan, Path(error.path).name) from None  # its folder is deleted
+    return TrialResult(*rows, tuple(receipts), figures, warnings)
 
 
 def _plan(spec: StepSpec, directory: RunDirectory) -> Plan:

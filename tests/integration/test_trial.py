@@ -268,12 +268,16 @@ def test_partition_keys_and_input_columns(step, files):
     assert trial.rows[0] == f"{files}/f000.txt,{files}/f000.txt"
 
 
-def test_rows_that_do_not_fit_together_raise_as_in_a_run(step, tmp_path):
-    """Named by mini-batch."""
+@pytest.mark.parametrize(
+    ("row_format", "problem"), [("csv", "has column 'c1'"), ("parquet", "lacks the column 'c0'")], ids=["csv", "parquet"]
+)
+def test_rows_that_do_not_fit_together_raise_as_in_a_run(step, tmp_path, files, row_format, problem):
+    """Named by mini-batch and its files, without the temporary folder."""
     script = tmp_path / "differs.py"
     script.write_text("def run(paths, context): return [{f'c{context.minibatch_index}': 1} for _ in paths]\n")
-    with pytest.raises(RowsDifferError, match="mini-batch 1 has column 'c1'"):
-        step(script.name, source_directory=str(tmp_path), append_row_format="csv").try_out()
+    with pytest.raises(RowsDifferError, match=f"^output parallel_run_step.txt: mini-batch 1 {problem}") as error:
+        step(script.name, source_directory=str(tmp_path), append_row_format=row_format).try_out()
+    assert f"; mini-batch 1 reads {files}/f010.txt, " in str(error.value)
 
 
 @pytest.mark.parametrize("row_format", ["text", "csv", "jsonl", "parquet"])
