@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from prefect_parallel_run.child import functions
@@ -15,6 +16,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _with_options(decorator: Callable[P, R]) -> Callable[P, R]:
+    """Return *decorator* with an error for ``@decorator`` in place of ``@decorator(…)``."""
+
+    @wraps(decorator)
+    def checked(*values: P.args, **options: P.kwargs) -> R:
+        if values:
+            example = '@parallel_run(error_threshold=0, output_action="append_row")'
+            raise TypeError(f"parallel_run: expected options in parentheses, such as {example}, got {values[0]!r}")
+        return decorator(*values, **options)
+
+    return checked
+
+
+@_with_options
 def parallel_run(
     *, error_threshold: int, output_action: Literal["append_row", "summary_only"], **options: Any
 ) -> Callable[[Callable[P, R]], FunctionStep[P, R]]:

@@ -314,6 +314,12 @@ def test_wrong_options_are_errors(options, message, monkeypatch):
         parallel_run(**{"error_threshold": 0, "output_action": "append_row", **options})(score)
 
 
+def test_the_decorator_without_parentheses_is_an_error():
+    """In the flow process and in those of the step, which import the same file."""
+    with pytest.raises(TypeError, match=r"options in parentheses, such as @parallel_run\(.*, got <function score at"):
+        parallel_run(score)
+
+
 def test_the_name_is_part_of_the_fingerprint():
     """A configuration without one keeps the fingerprint that it had before the field existed."""
     fields = {"entry_script": str(SCRIPT), "error_threshold": 0, "output_action": "append_row"}
