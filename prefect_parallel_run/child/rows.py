@@ -16,6 +16,7 @@ from .failure import describe, without_secrets
 FormatName = Literal["text", "csv", "jsonl", "parquet", "orc"]
 ROW_FORMATS: Tuple[FormatName, ...] = get_args(FormatName)
 ELEMENT = "value"  #: name of the column of plain list elements
+_NOT_AWAITED = "that was not awaited (await it in async def run())"
 _QUOTED = 100  #: characters of a returned string, in errors
 
 
@@ -136,6 +137,8 @@ def materialize(result: Any) -> Any:
         return result
     if isinstance(result, BaseException):
         raise _returned(result)
+    if isinstance(result, Awaitable):
+        raise WrongType(f"{_type_name(result)} {_NOT_AWAITED}")
     if kind_of(result) is None:
         raise WrongType(_type_name(result), _quote(result) if isinstance(result, str) else "", current.refused)
     return result
@@ -149,7 +152,7 @@ def _check_rows(rows: Sequence[Any]) -> None:
     number, row = next((number, row) for number, row in enumerate(rows) if type(row) in refused)
     if isinstance(row, BaseException):
         raise _returned(row, number)
-    raise WrongType(f"a {type(rows).__name__} with a {type(row).__name__} that was not awaited")
+    raise WrongType(f"a {type(rows).__name__} with a {type(row).__name__} {_NOT_AWAITED}")
 
 
 def _returned(error: BaseException, row: Optional[int] = None) -> ExceptionReturned:

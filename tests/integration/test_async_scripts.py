@@ -41,10 +41,10 @@ OUTCOMES = {
     "gather": ("raised", "ValueError", "fails at once", 1),
     "exit": ("raised", "SystemExit", "enough", 1),
     "stubborn": ("raised", "TaskNotCancelled", "poll, stubborn() in async_steps.py, line", 2),
-    "not_awaited": ("wrong_type", "WrongType", "returned a list with a coroutine that was not awaited; return a list", 1),
+    "not_awaited": ("wrong_type", "WrongType", "returned a list with a coroutine that was not awaited (await", 1),
     "exceptions": ("wrong_type", "ExceptionReturned", "row 1 that run() returned is a ValueError: fails", 1),
     "directive": ("wrong_type", "ExceptionReturned", "row 0 that run() returned is a RetryLater", 1),
-    "tasks": ("wrong_type", "WrongType", "returned a list with a Task that was not awaited; return a list", 1),
+    "tasks": ("wrong_type", "WrongType", "returned a list with a Task that was not awaited (await", 1),
 }
 
 

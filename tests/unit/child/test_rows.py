@@ -1,5 +1,6 @@
 """From what run() returned to the bytes of the result file."""
 
+import asyncio
 import io
 import json
 import math
@@ -86,9 +87,27 @@ def test_a_row_that_was_not_awaited_is_refused_anywhere(rows, place, kind):
     assert materialize(kind(rows)) == kind(rows)
     row = fetch()
     rows.insert(place, row)
-    with pytest.raises(WrongType, match=f"returned a {kind.__name__} with a coroutine that was not awaited; return a list"):
+    with pytest.raises(WrongType, match=f"returned a {kind.__name__} with a coroutine that was not awaited"):
         materialize(kind(rows))
     row.close()
+
+
+def test_a_result_that_was_not_awaited_is_refused():
+    """From def run(), or a second time from async def run()."""
+
+    async def fetch():
+        """Never runs."""
+
+    async def run():
+        return asyncio.gather(fetch())
+
+    expected = r" that was not awaited \(await it in async def run\(\)\); return a list"
+    with pytest.raises(WrongType, match=f"returned asyncio.*Future{expected}"):
+        materialize(asyncio.run(run()))
+    coroutine = fetch()
+    with pytest.raises(WrongType, match=f"returned coroutine{expected}"):
+        materialize(coroutine)
+    coroutine.close()
 
 
 def test_a_generator_of_coroutines_is_refused():
