@@ -112,6 +112,7 @@ class RunLog:
             return
         self._causes.add(receipt.fingerprint)
         next_step = _NEXT_STEPS.get(state, "no attempts left")
+        traceback = receipt.traceback if receipt.retry_after is None else ""  # RetryLater is raised on purpose
         self._logger.warning(
             "mini-batch %d failed at attempt %d on %s (%s), %s: %s: %s%s",
             receipt.mini_batch,
@@ -121,7 +122,7 @@ class RunLog:
             next_step,
             escape_control_chars(receipt.error_type),
             escape_control_chars(receipt.error),
-            f"\n{escape_control_chars(receipt.traceback)}" if receipt.traceback else "",
+            f"\n{escape_control_chars(traceback)}" if traceback else "",
             extra={"action": "attempt_failed", "mini_batch": receipt.mini_batch, "attempt": receipt.attempt},
         )
 

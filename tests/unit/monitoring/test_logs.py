@@ -56,6 +56,13 @@ def test_first_failure_of_each_cause_is_logged_with_traceback(log, caplog):
     assert (caplog.records[0].action, caplog.records[0].mini_batch, caplog.records[0].attempt) == ("attempt_failed", 0, 1)
 
 
+def test_a_retry_that_the_script_asks_for_is_one_line(log, caplog):
+    """RetryLater is raised on purpose: its reason tells enough, and the ledger keeps the traceback."""
+    log.handle(AttemptFailed(failed(0, error="the service is busy")._replace(retry_after=0.0), "waiting"))
+    (record,) = caplog.records
+    assert record.getMessage().endswith("it will be retried: ValueError: the service is busy")
+
+
 def test_number_of_logged_causes_is_bounded(log, caplog):
     """Errors whose fingerprints all differ do not flood the log."""
     for index in range(1000):
