@@ -34,9 +34,14 @@ _POLL_INTERVAL = 0.1  #: s between two checks for the answer
 def control(run_directory: str, kind: str, processes: int | None, as_json: bool, **limits: float | None) -> Exit:
     """Pause a running step, or change its limits or its number of processes. Succeeds only if the step applied the command."""
     values = {name: value for name, value in {**limits, PROCESSES: processes}.items() if value is not None}
+    check(kind, values, _argument)
     answer = send_command(resolve_run(run_directory), kind, values)
     emit_result(answer["answer"], answer, as_json=as_json)
     return Exit.SUCCESS if answer["applied"] else Exit.FAILED
+
+
+def _argument(field: str) -> str:
+    return "a number of processes per node" if field == PROCESSES else f"--{field.replace('_', '-')}"
 
 
 class RunNotActiveError(ParallelRunError):

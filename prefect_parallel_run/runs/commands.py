@@ -130,8 +130,8 @@ def _format(kind: str, values: Mapping[str, float]) -> str:
     return " ".join([kind, *(f"{name}={value:g}" for name, value in values.items())])
 
 
-def check(kind: str, values: Mapping[str, Any]) -> None:
-    """Raise ValueError when a command is invalid.
+def check(kind: str, values: Mapping[str, Any], label: Callable[[str], str] = str) -> None:
+    """Raise ValueError when a command is invalid; *label* returns how the sender writes a field that is missing or misplaced.
 
     >>> check("limits", {"error_threshold": -1})
     >>> check("processes", {"process_count_per_node": 0})
@@ -143,8 +143,9 @@ def check(kind: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"order: expected one of {', '.join(FIELDS)}, got {shown(kind)}")
     fields = FIELDS[kind]
     if not values.keys() <= set(fields) or bool(values) != bool(fields):
-        expected = f"one or more of {', '.join(fields)}" if fields else "no values"
-        raise ValueError(f"{kind}: expected {expected}, got {', '.join(map(shown, values)) or 'nothing'}")
+        several = "one or more of " if len(fields) > 1 else ""
+        expected = f"{several}{', '.join(map(label, fields))}" if fields else "no values"
+        raise ValueError(f"{kind}: expected {expected}, got {', '.join(shown(label(name)) for name in values) or 'nothing'}")
     for name, value in values.items():
         expected, is_valid = _EXPECTED[name]
         if not is_valid(value):

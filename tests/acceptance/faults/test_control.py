@@ -187,7 +187,7 @@ def test_an_order_nobody_can_take_is_refused(controlled, workshop, capsys):
     assert main(["control", "s3://bucket/out/_parallel_run/run-1", "pause"]) == 1
     assert "send the command on the machine of the flow process" in capsys.readouterr().err
     assert main(["control", str(workshop.folder), "limits"]) == 2
-    assert "expected one or more of error_threshold" in capsys.readouterr().err
+    assert "expected one or more of --error-threshold" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main(["control", str(workshop.folder), "stop"])
     assert caught.value.code == 2

@@ -133,6 +133,22 @@ def test_a_wrong_option_is_named_with_its_value(arguments, message, capsys):
     assert message in output.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["processes"], "processes: expected a number of processes per node, got nothing\n"),
+        (["pause", "3"], "pause: expected no values, got 'a number of processes per node'\n"),
+        (["continue", "--error-threshold", "3"], "continue: expected no values, got '--error-threshold'\n"),
+        (["limits"], "limits: expected one or more of --error-threshold, --allowed-failed-count, "),
+    ],
+    ids=["processes", "pause", "continue", "limits"],
+)
+def test_a_wrong_control_command_is_named_as_it_is_written(arguments, message, capsys):
+    """By options, not by the configuration fields that they change; before the run is looked for."""
+    assert main(["control", "missing", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_options_become_a_step(config, files, tmp_path):
     """Names, several paths, lists, side inputs, overridden fields, and the script's arguments after the two dashes."""
     hostile = tmp_path / "hostile"
