@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig  # Prefect's server and workers import this module at start
 
 _REFERENCE = re.compile(r"\{\{.*?prefect\.(blocks|variables)\..*?\}\}")
+_ADVICE = 'check the name with `prefect block ls`, or create the block, for example Secret(value="…").save("NAME")'
 
 
 class DaskComputeTarget(Block):
@@ -109,7 +110,8 @@ def _value(field: str, template: Any) -> Any:
     try:
         value = run_coro_as_sync(_resolve(template))
     except (ObjectNotFound, ValueError) as error:
-        raise ValueError(f"{field}: not found in Prefect: {error}") from None
+        reason = str(error).partition(". This block was referenced in your deployment")[0]
+        raise ValueError(f"{field}: not found in Prefect: {reason}; {_ADVICE}") from None
     if (missing := _REFERENCE.search(str(value))) is not None:
         raise ValueError(f"{field}: not found in Prefect: {missing[0]}")
     return value

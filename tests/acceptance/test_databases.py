@@ -304,7 +304,7 @@ def test_a_whole_uri_may_be_secret(shop, postgresql):
 
 
 def test_a_missing_block_is_named(shop):
-    with pytest.raises(ValueError, match=r"uri: not found in Prefect: .*no-such-block"):
+    with pytest.raises(ValueError, match=r"uri: not found in Prefect: .*no-such-block.*; check the name with .*, or create"):
         shop.step(uri="postgresql://me:{{ prefect.blocks.secret.no-such-block }}@127.0.0.1/shop")()
 
 
