@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prefect_parallel_run._units import count
+
 
 class ParallelRunError(Exception):
     """Base of everything this package raises, except for an invalid configuration, which is pydantic's ``ValueError``."""
@@ -55,10 +57,12 @@ class LimitExceededError(ParallelRunError):
         self.run_directory, self.example = run_directory, example
 
     def __str__(self) -> str:
-        unit = {"error_threshold": "failed items", "allowed_failed_count": "failed mini-batches"}.get(
-            self.limit, "% of the mini-batches failed"
-        )
-        message = f"{self.limit} exceeded: {self.actual:g} {unit}, {self.allowed:g} allowed"
+        nouns = {"error_threshold": ("failed item",), "allowed_failed_count": ("failed mini-batch", "failed mini-batches")}
+        if self.limit in nouns:
+            actual = count(self.actual, *nouns[self.limit])
+        else:
+            actual = f"{self.actual:g} % of the mini-batches failed"
+        message = f"{self.limit} exceeded: {actual}, {self.allowed:g} allowed"
         return _with_failure(message, self.example, self.run_directory)
 
 
@@ -162,7 +166,7 @@ class NothingSucceededError(ParallelRunError):
         self.items, self.run_directory, self.example = items, run_directory, example
 
     def __str__(self) -> str:
-        message = f"none of {self.items} items succeeded; nothing to publish"
+        message = f"none of {count(self.items, 'item')} succeeded; nothing to publish"
         return _with_failure(message, self.example, self.run_directory)
 
 

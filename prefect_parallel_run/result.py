@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.child.rows import FormatName
 
 
@@ -32,9 +33,10 @@ class ParallelRunResult(BaseModel):
 
     def __str__(self) -> str:
         source = "reused from an earlier run" if self.reused else f"{self.seconds:.1f} s"
+        succeeded, rows = f"{self.items_succeeded:,} of {count(self.items_total, 'item')} succeeded", count(self.rows, "row")
         return (
-            f"{self.name}: {self.items_succeeded} of {self.items_total} items succeeded, {self.items_failed} failed,"
-            f" {self.rows} rows ({source}); result {self.output_file or self.output}, run directory {self.run_directory}"
+            f"{self.name}: {succeeded}, {self.items_failed:,} failed, {rows} ({source});"
+            f" result {self.output_file or self.output}, run directory {self.run_directory}"
         )
 
     @property

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 from prefect_parallel_run._threads import CheckCancelled
+from prefect_parallel_run._units import count
 from prefect_parallel_run.compute.base import Cluster
 from prefect_parallel_run.dispatch.autoscaler import Autoscaler
 from prefect_parallel_run.dispatch.events import (
@@ -283,7 +284,8 @@ class Dispatcher:
                 self._emit(events.AttemptFailed(receipt, state))
             elif receipt.rows > receipt.items and not self._warned_of_more_rows:
                 self._warned_of_more_rows = True
-                message = f"run() returned {receipt.rows} rows for {receipt.items} items of mini-batch {receipt.mini_batch}"
+                rows, items = count(receipt.rows, "row"), count(receipt.items, "item")
+                message = f"run() returned {rows} for {items} of mini-batch {receipt.mini_batch}"
                 self._emit(events.Warned(f"{message}; keeping all rows (shown once)"))
         self._check([receipt for receipt, _ in decided])
 

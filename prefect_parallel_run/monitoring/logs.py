@@ -89,8 +89,10 @@ class RunLog:
         counts = (count(tally.planned, *MINI_BATCHES), count(tally.items, "item"), suffix)
         self._info("began", "%s: %s, %s%s; run directory %s%s", self._step, *counts, event.directory.path, link)
         if tally.finished or tally.waiting:
-            message = "resuming: %d of %d mini-batches already finished, %d awaiting retry"
-            self._info("resumed", message, tally.finished, tally.planned, tally.waiting)
+            planned = count(tally.planned, *MINI_BATCHES)
+            self._info(
+                "resumed", "resuming: %d of %s already finished, %d awaiting retry", tally.finished, planned, tally.waiting
+            )
 
     def _log_node(self, event: NodeJoined | NodeLost | NodeReleased | SlotFailed) -> None:
         match event:

@@ -136,8 +136,11 @@ def _execution_lines(figures: PlanFigures, config: ParallelRunConfig, slots: int
     timeout = f"timeout {config.run_invocation_timeout:g} s per call of run()"
     limits = limits_of(config, figures)
     allowed = [
-        f"{'any number of' if number is None else f'{number:,}'} failed {name}"
-        for name, number in (("items", limits["failed_items"]), ("mini-batches", limits["failed_mini_batches"]))
+        f"any number of failed {plural}" if number is None else count(number, f"failed {name}", f"failed {plural}")
+        for name, plural, number in (
+            ("item", "items", limits["failed_items"]),
+            (*MINI_BATCHES, limits["failed_mini_batches"]),
+        )
     ]
     return [
         f"  nodes: {config.node_count} ({_target(config.compute_target)}), processes on each: {processes}",

@@ -133,7 +133,7 @@ def progress_message(snapshot: ProgressSnapshot) -> str:
     """Return counts, rate and forecast as one line."""
     tally = snapshot.tally
     share = "the input is still being listed" if tally.is_growing else format_percent(tally)
-    message = f"{tally.finished} of {tally.planned} mini-batches ({share}), {tally.succeeded_items} items"
+    message = f"{tally.finished:,} of {count(tally.planned, *MINI_BATCHES)} ({share}), {count(tally.succeeded_items, 'item')}"
     if tally.failed or tally.failed_items:
         message += f", {describe_failures(tally)}"
     if tally.waiting:

@@ -264,7 +264,7 @@ def next_after_limit(limit: str) -> list[tuple[str, str]]:
 def status_summary(status: RunStatus) -> str:
     """Return state, counts, rate and forecast as one line."""
     tally = status.tally
-    line = f"{status.directory.run_id}: {_state(status)}, {tally.finished} of {tally.planned} mini-batches"
+    line = f"{status.directory.run_id}: {_state(status)}, {tally.finished:,} of {count(tally.planned, *MINI_BATCHES)}"
     line += " so far" if tally.is_growing else f" ({format_percent(tally)})"
     if tally.failed or tally.failed_items:
         line += f", {describe_failures(tally)}"

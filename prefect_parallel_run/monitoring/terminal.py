@@ -18,7 +18,7 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableT
 from rich.live import Live
 from rich.text import Text
 
-from prefect_parallel_run._units import count, format_seconds
+from prefect_parallel_run._units import MINI_BATCHES, count, format_seconds
 from prefect_parallel_run.models import Tally
 from prefect_parallel_run.monitoring.progress import (
     ProgressSnapshot,
@@ -132,7 +132,7 @@ def _parts(name: str, snapshot: ProgressSnapshot) -> Iterator[_Part]:
     yield _Part(10, name, "bold")
     if not tally.is_growing:
         yield _Part(0, f"{format_percent(tally):>5}")
-    yield _Part(1, f"{tally.finished:,} of {tally.planned:,} mini-batches{' so far' if tally.is_growing else ''}")
+    yield _Part(1, f"{tally.finished:,} of {count(tally.planned, *MINI_BATCHES)}{' so far' if tally.is_growing else ''}")
     yield _Part(8, count(tally.succeeded_items, "item"))
     if snapshot.rate is not None:
         yield _Part(5, f"{snapshot.rate:.1f}/s")

@@ -20,8 +20,8 @@ from ..interpreter import facts_of
 PACKAGE = Path(prefect_parallel_run.__file__).parent
 ORDER = [
     "child",
-    "errors",
     "_units",
+    "errors",
     "_atomic",
     "_locks",
     "_threads",

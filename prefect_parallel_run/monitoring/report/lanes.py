@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from prefect_parallel_run._units import count
 from prefect_parallel_run.monitoring.report.log_readers import Process
 
 MAX_LANES = 96
@@ -109,9 +110,9 @@ def _folded(
         slots[node] += 1
     shown = _select_nodes(slots, work, most)
     rest = [node for node in slots if node not in shown]
-    lanes = [Lane(node, f"{slots[node]} slots", slots[node]) for node in shown]
+    lanes = [Lane(node, count(slots[node], "slot"), slots[node]) for node in shown]
     if rest:
-        lanes.append(Lane(f"{len(rest):,} more nodes", "together", sum(slots[node] for node in rest)))
+        lanes.append(Lane(count(len(rest), "more node"), "together", sum(slots[node] for node in rest)))
     order = {node: index for index, node in enumerate(shown)}
     return lanes, {name: order.get(name[0], len(shown)) for name in names}
 

@@ -266,7 +266,7 @@ def _failed(report: ReportData) -> Table | None:
     rows = []
     for failed, inputs in report.failures.mini_batches:
         if failed.state == "succeeded":
-            reason = f"returned {failed.items - failed.failed} rows for {failed.items} items"
+            reason = f"returned {count(failed.items - failed.failed, 'row')} for {count(failed.items, 'item')}"
         else:
             reason = f"{failed.error_type}: {shorten(failed.error, 160)}"
         rows.append((failed.mini_batch, f"{failed.failed:,} of {failed.items:,}", failed.attempts, reason, inputs))

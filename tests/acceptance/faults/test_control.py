@@ -156,7 +156,7 @@ def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(co
     _, said = driver.run(seconds=0.1, **limits)  # the same step again: its result is there, under what was changed
     assert (said["result"]["reused"], said["result"]["limits"]["allowed_failed_count"]) == (True, 5)
     assert main(["resume", str(run), "--allowed-failed-count", "0"]) == 1  # who says so now has the last word
-    assert "allowed_failed_count exceeded: 1 failed mini-batches, 0 allowed" in controlled._capsys.readouterr().err
+    assert "allowed_failed_count exceeded: 1 failed mini-batch, 0 allowed" in controlled._capsys.readouterr().err
     assert main(["resume", str(run)]) == 0
     assert main(["verify", str(run)]) == 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prefect_parallel_run.dispatch.work_queue import LeaseSizer
+from prefect_parallel_run.errors import LimitExceededError, NothingSucceededError
 from prefect_parallel_run.models import Breach, Receipt, Tally
 from prefect_parallel_run.monitoring.listeners import listeners_of
 from prefect_parallel_run.monitoring.logs import RunLog
@@ -57,10 +58,39 @@ def test_first_failure_of_each_cause_is_logged_with_traceback(log, caplog):
 
 
 def test_a_retry_that_the_script_asks_for_is_one_line(log, caplog):
-    """RetryLater is raised on purpose: its reason tells enough, and the ledger keeps the traceback."""
+    """RetryLater is raised on purpose: its reason is enough, and the ledger keeps the traceback."""
     log.handle(AttemptFailed(failed(0, error="the service is busy")._replace(retry_after=0.0), "waiting"))
     (record,) = caplog.records
     assert record.getMessage().endswith("it will be retried: ValueError: the service is busy")
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (
+            1,
+            [
+                "1 of 1 mini-batch (100 %), 1 item",
+                "1 failed item, 0 allowed",
+                "none of 1 item succeeded",
+                "1 failed mini-batch,",
+            ],
+        ),
+        (2, ["2 of 2 mini-batches (100 %), 2 items", "2 failed items, 0 allowed", "none of 2 items", "2 failed mini-batches,"]),
+    ],
+    ids=["one", "two"],
+)
+def test_a_count_has_its_noun_in_singular_or_plural(number, expected):
+    """In progress and in errors."""
+    tally = Tally(planned=number, items=number, succeeded=number, succeeded_items=number)
+    messages = [
+        progress_message(ProgressSnapshot(tally=tally, elapsed=1.0, active_seconds=1.0, done=number)),
+        str(LimitExceededError("error_threshold", 0, number)),
+        str(NothingSucceededError(number)),
+        str(LimitExceededError("allowed_failed_count", 0, number)),
+    ]
+    for message, text in zip(messages, expected, strict=True):
+        assert text in message
 
 
 def test_number_of_logged_causes_is_bounded(log, caplog):
