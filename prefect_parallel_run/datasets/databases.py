@@ -34,7 +34,7 @@ _URI = re.compile(
     sqlite:///(?P<file>(?![^?\#]*\{\{)[^?\#]+)
     | postgres(?:ql)?://
     (?:[^:@/?\#\s{}]*(?::(?P<password>[^/?\#]*))?@)?
-    (?:\[[\da-fA-F:.]+\]|[^:@/?\#\s{}]*)(?::\d{1,5})?  # host and port
+    (?:(?:(?<=[/@])|,)(?:\[[\da-fA-F:.]+\]|[^:@/?\#\s{},]*)(?::\d{1,5})?)+  # hosts and ports, which libpq tries in order
     (?:/[^@?\#\s{}]*)?  # database
     (?P<options>\?[^@\#\s{}]*)?
     """,

@@ -153,6 +153,12 @@ def test_no_error_shows_a_password(case, postgresql, tmp_path):
     assert error.value.__context__ is None
 
 
+def test_the_first_host_that_accepts_a_connection_is_read(postgresql, tmp_path):
+    """As libpq does for several hosts; nothing listens on port 1."""
+    uri = postgresql.uri.replace("@", "@127.0.0.1:1,")
+    assert pq.read_table(copied("SELECT 1 AS a", uri, tmp_path)).to_pylist() == [{"a": 1}]
+
+
 LITERALS = ("';'", "'a''; --'", "E'\\\\'';'", "$$;$$", "$t$; -- $$ $t$", "(SELECT ';' AS \";\")")
 COMMENTS = (" ", "\n", " /* ; ' */ ", " /* /* ; */ $$ */ ", " -- ; it's\n")
 
