@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from .arrow_values import frame_of
 from .storage import is_remote, open_file, request
 from .table_formats import TableReader, groups_of
+from .text import BadRecord
 
 _LARGEST_AHEAD = 256 << 20  #: bytes of decoded groups; run() may still use them while the next ones are decoded
 
@@ -33,8 +34,18 @@ class RowGroupReader(TableReader):
         """Return the rows."""
         if piece is not None:
             work = {**work, "start": work["start"] + piece[0], "stop": work["start"] + piece[1]}
-        # An index that pandas has saved is an ordinary column.
-        return with_null_types(frame_of(self._rows(work)), work.get("nullable", ()))
+        rows = self._rows(work)
+        try:
+            frame = frame_of(rows)  # an index that pandas has saved is an ordinary column
+        except ValueError as error:
+            dates = [field.name for field in rows.schema if "date" in str(field.type)]
+            if not dates or "out of range" not in str(error):
+                raise
+            advice = (
+                "expected a date that Python has, of the years 1 to 9999; write it as text, or leave it out with drop_columns"
+            )
+            raise BadRecord(f"{work['path']}, column {' or '.join(map(repr, dates))}: {error}; {advice}") from None
+        return with_null_types(frame, work.get("nullable", ()))
 
     def prepare(self, work: Dict[str, Any]) -> None:
         """Decode the groups of the mini-batch, unless the last ones were too large to have both in memory."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefect_parallel_run import InputError, TabularDataset
 from prefect_parallel_run.child import row_groups
-from prefect_parallel_run.child.reading import Reader
+from prefect_parallel_run.child.reading import BadRecord, Reader
 
 from ..datasets.test_formats import WRITERS
 
@@ -110,6 +110,17 @@ def test_int96_dates_never_become_other_dates(tmp_path, rows, size, nesting):
         whole["t"] = expected.column("t").to_pylist()
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
     assert {part["t"].dtype for part in parts} == {whole["t"].dtype}
+
+
+@pytest.mark.parametrize("day", [-719163, 2932897])
+def test_a_date_that_python_lacks_is_named_with_its_column(tmp_path, day):
+    """PostgreSQL has dates before year 1 and after year 9999."""
+    table = pa.table({"n": [1, 2], "day": pa.array([day, 0], pa.int32()).cast(pa.date32())})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(
+        BadRecord, match=r"t\.parquet, column 'day': .* out of range; expected .* of the years 1 to 9999; write"
+    ):
+        frames(tmp_path / "t.parquet", 1 << 20)
 
 
 def test_int96_values_that_fit_no_unit_are_refused(tmp_path):
