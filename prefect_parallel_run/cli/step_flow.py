@@ -51,7 +51,7 @@ def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
         ConnectionError: Prefect's API is unreachable, or its temporary server does not start.
         PrefectHomeError: The temporary server cannot create its database in Prefect's home.
     """
-    _shorten_tracebacks()
+    _hide_own_errors()
     step = step_of(options)
     results: list[ParallelRunResult] = []
 
@@ -99,15 +99,13 @@ def _preview_paths(options: StepOptions) -> list[str]:
     return [storable(path) for path in paths[:_MAX_LISTED_PATHS]] + more
 
 
-def _shorten_tracebacks() -> None:
-    """Hide, on this console only, the tracebacks of errors whose message is complete."""
+def _hide_own_errors() -> None:
+    """Hide, on this console only, what Prefect logs of an exception of this package: the command prints its message."""
     for handler in {*logging.getLogger("prefect").handlers, *logging.getLogger().handlers}:
         if getattr(handler, "stream", None) is sys.stderr:
-            handler.addFilter(_remove_traceback)
+            handler.addFilter(_is_other)
 
 
-def _remove_traceback(record: logging.LogRecord) -> bool:
-    """Remove the traceback of this package's errors; Prefect's API handlers have already received the record."""
-    if record.exc_info and isinstance(record.exc_info, tuple) and isinstance(record.exc_info[1], ParallelRunError):
-        record.exc_info = record.exc_text = None
-    return True
+def _is_other(record: logging.LogRecord) -> bool:
+    """False for the record of an exception of this package; Prefect's API handlers receive it all the same."""
+    return not (isinstance(record.exc_info, tuple) and isinstance(record.exc_info[1], ParallelRunError))

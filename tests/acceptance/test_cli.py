@@ -90,7 +90,9 @@ def test_failed_items_can_be_piped_into_a_new_run(program, workshop, capsys):
     config = program.config("poison.py", error_threshold=5, run_max_try=1, mini_batch_size=2)
     options = ["--input", workshop.files, "--output", workshop.output, "--json"]
     script_arguments = ["--", "--log", workshop.log, "--how", "raise", "--poison", 3]
-    printed, _ = program.run("run", config, *options, "--set", "error_threshold=1", *script_arguments, code=1)
+    printed, log = program.run("run", config, *options, "--set", "error_threshold=1", *script_arguments, code=1)
+    assert sum(line.startswith("LimitExceededError: ") for line in log.splitlines()) == 1
+    assert "LimitExceededError(" not in log  # as Prefect logs the exception of the flow
     error = json.loads(printed)
     assert (error["error"]["limit"], error["error"]["allowed"], error["error"]["actual"]) == ("error_threshold", 1, 2)
     assert error["next"][0] == f"prefect-parallel-run failed {run_directory(workshop)}"
