@@ -249,6 +249,13 @@ def test_an_argument_with_the_path_of_the_output_is_refused(step, tmp_path):
         step("writes.py", "--out", f"{tmp_path}/out/models").try_out()
 
 
+def test_a_relative_path_does_not_lead_to_the_output(step, tmp_path, monkeypatch):
+    """It starts in the working directory of the process, which has no such folder."""
+    monkeypatch.chdir(tmp_path)
+    (failure,) = step("writes.py", "--out", "out").try_out(1).failures
+    assert (failure.error_type, "'out/0.model'" in failure.error) == ("FileNotFoundError", True)
+
+
 def test_an_invalid_selection_is_reported_before_planning(step, tmp_path):
     """Planning may take long, and would find that the input is missing."""
     with pytest.raises(ValueError, match="mini_batches: expected a positive integer, got 0"):
