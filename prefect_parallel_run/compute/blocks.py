@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
 from prefect.utilities.asyncutils import run_coro_as_sync
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from prefect_parallel_run.config.model import ParallelRunConfig  # Prefect's server and workers import this module at start
 
 _REFERENCE = re.compile(r"\{\{.*?prefect\.(blocks|variables)\..*?\}\}")
+_VARIABLE = re.compile(r"\{\{\s*prefect\.variables\.([\w.$\[\]-]+)\s*\}\}")
 _ADVICE = 'check the name with `prefect block ls`, or create the block, for example Secret(value="…").save("NAME")'
 
 
@@ -107,6 +109,10 @@ def resolve_reference(text: str) -> str:
 
 def _value(field: str, template: Any) -> Any:
     """Return *template* with its references replaced; an error names the reference, never a value."""
+    for name in sorted(set(_VARIABLE.findall(str(template)))):
+        if run_coro_as_sync(_variable(name)) is None:
+            advice = "check the name with `prefect variable ls`, or create it with `prefect variable set`"
+            raise ValueError(f"{field}: not found in Prefect: variable {name!r}; {advice}")
     try:
         value = run_coro_as_sync(_resolve(template))
     except (ObjectNotFound, ValueError) as error:
@@ -115,6 +121,12 @@ def _value(field: str, template: Any) -> Any:
     if (missing := _REFERENCE.search(str(value))) is not None:
         raise ValueError(f"{field}: not found in Prefect: {missing[0]}")
     return value
+
+
+async def _variable(name: str) -> Any:
+    """Return a variable, or None if it does not exist; Prefect would replace a reference to it by nothing."""
+    async with get_client() as client:
+        return await client.read_variable_by_name(name)
 
 
 async def _resolve(template: Any) -> Any:

@@ -46,6 +46,19 @@ def test_a_missing_secret_is_an_error(workshop, script):
         workshop.step(script, source_directory=None, environment_variables=variables)()
 
 
+def test_a_missing_variable_is_an_error(workshop, script):
+    """Prefect would replace the reference by nothing."""
+    from prefect.variables import Variable
+
+    Variable.set("region", "north", overwrite=True)
+    variables = {"TOKEN": "{{ prefect.variables.region }}-{{ prefect.variables.no_such_name }}"}
+    with pytest.raises(ValueError, match=r"environment_variables\['TOKEN'\]: not found in Prefect: variable 'no_such_name'; "):
+        workshop.step(script, source_directory=None, environment_variables=variables)()
+    variables = {"TOKEN": "{{ prefect.variables.region }}"}
+    result = workshop.step(script, source_directory=None, environment_variables=variables)()
+    assert set(Path(result.output_file).read_text().split()) == {str(len("north"))}
+
+
 def test_a_block_holds_a_compute_target(workshop):
     """Registered from the command line, saved, loaded, or referenced; its values are not written to the run directory."""
     from prefect.settings import PREFECT_API_URL
