@@ -7,9 +7,8 @@
   ``nullable`` (indexes of integer and boolean columns with a null somewhere in the file; absent for none),
   ``int96_unit`` (``us`` when the file has INT96 timestamps beyond the range of nanoseconds; else absent).
 - ``delta`` and ``iceberg``: the same; unless the file has exactly the columns of its table, ``columns`` (those that are kept,
-  in the table's order), ``row`` (an Arrow stream of one row, in base64: types and values of the columns that the file lacks, or
-  has in another type; the latter are named in ``cast``) and ``renamed`` (the name in the file of each column that has another
-  name there).
+  in the table's order, each with its name in the file, or null) and ``row`` (an Arrow stream of one row, in base64: types and
+  values of the columns that the file lacks, or has in another type).
 - ``arrow``, ``orc``: the same as ``parquet`` with ``batches`` or ``stripes`` in place of ``row_groups``; ``is_stream`` for IPC
   streams. All five have ``keep_columns`` or ``drop_columns`` if the dataset does; ``nullable`` counts only the columns that are
   kept.

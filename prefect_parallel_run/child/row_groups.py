@@ -102,8 +102,7 @@ def _key(work: Dict[str, Any]) -> Any:
 
 
 def _source_key(work: Dict[str, Any]) -> Any:
-    about_columns = ("keep_columns", "drop_columns", "columns", "row", "cast", "renamed")
-    return (work["path"], work["version"], *map(work.get, about_columns))
+    return (work["path"], work["version"], *map(work.get, ("keep_columns", "drop_columns", "columns", "row")))
 
 
 def kept_indices(names: Sequence[str], work: Mapping[str, Any]) -> Optional[List[int]]:

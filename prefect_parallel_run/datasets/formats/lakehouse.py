@@ -99,26 +99,25 @@ class Lakehouse(Parquet):
         """Divide *file*; values that its metadata has for partition keys do not count."""
         return super().plan(file, size)._replace(keys=None)
 
-    def table_schema(self, file: ListedFile, schema: pa.Schema) -> tuple[pa.Schema, dict[str, Any]]:
-        """Return the columns of the table, those that the file lacks as strings: their values do not depend on its nulls."""
+    def columns(self, file: ListedFile, schema: pa.Schema) -> tuple[list[str], pa.Schema, dict[str, Any]]:
+        """Return the columns; those that the file lacks are strings there: their values do not depend on its nulls."""
         values, whole = {**self._listing.defaults, **self._listing.values[file.path]}, self._listing.schema
-        names = kept_schema(whole, self._dataset.selection.fields()).names
-        stored = self._listing.stored(file.path, schema, names)
-        renamed = {name: field.name for name, field in stored.items() if field.name != name}
-        others = [whole.field(name) for name in names if name not in stored or stored[name].type != whole.field(name).type]
+        kept = kept_schema(whole, self._dataset.selection.fields())
+        stored = self._listing.stored(file.path, schema, kept.names)
+        others = [field for field in kept if field.name not in stored or stored[field.name].type != field.type]
         for field in others:
-            _check_column(file.path, field, stored)
-        readable = pa.schema([field if field.name in stored else field.with_type(pa.string()) for field in whole])
-        if schema.names == names and not others and not renamed:
-            return readable, {}
+            if field.name in stored:
+                _check_column(file.path, field, stored[field.name].type)
+        names = {name: stored[name].name if name in stored else None for name in kept.names}
+        there = [field.with_name(names[field.name]) if field.name in stored else field.with_type(pa.string()) for field in kept]
+        if schema.names == kept.names == [*names.values()] and not others:
+            return whole.names, pa.schema(there), {}
         row = pa.Table.from_pylist([values], pa.schema(others))  # null for a column that the file lacks
-        casts = [field.name for field in others if field.name in stored]
-        return readable, {"columns": names, "row": _encoded(row), "cast": casts, "renamed": renamed}
+        return whole.names, pa.schema(there), {"columns": names, "row": _encoded(row)}
 
 
-def _check_column(path: str, field: pa.Field, stored: Mapping[str, pa.Field]) -> None:
-    """Raise InputError unless the values of a column of the table are those in the file, cast, or missing there."""
-    kind = stored.get(field.name, field).type
+def _check_column(path: str, field: pa.Field, kind: pa.DataType) -> None:
+    """Raise InputError unless the values of a column of the table are those of a file that has it as *kind*, cast."""
     try:
         can_cast = _family(kind) == _family(field.type)
         pa.array([], kind).cast(field.type)

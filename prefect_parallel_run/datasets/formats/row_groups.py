@@ -137,20 +137,17 @@ class Parquet(TablePlanner):
         selection = self._dataset.selection.fields()
         with open_file(file.path) as source, pq.ParquetFile(source) as parquet:
             metadata = parquet.metadata
-            whole, conversion = self.table_schema(file, parquet.schema_arrow)
-            schema = _as_in_file(kept_schema(whole, selection), conversion.get("renamed", {}))
+            names, schema, conversion = self.columns(file, parquet.schema_arrow)
             nulls = list(_with_nulls(parquet, schema))
             messages = {f"large integers in {name}": _rounded(name) for name in _large(parquet, schema, nulls)}
             unit = _int96_unit(parquet, schema, file)
         work = {**selection, **nullable_field(nulls), **({"int96_unit": unit} if unit else {}), **conversion}
         groups = _groups(metadata, set(schema.names) if selection or conversion else None)
-        return FilePlan(
-            work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=whole.names, warnings=messages
-        )
+        return FilePlan(work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=names, warnings=messages)
 
-    def table_schema(self, _file: ListedFile, schema: pa.Schema) -> tuple[pa.Schema, dict[str, Any]]:
-        """Return the columns that run() gets of a file with *schema*, and the fields of a work that convert the rows."""
-        return schema, {}
+    def columns(self, _file: ListedFile, schema: pa.Schema) -> tuple[list[str], pa.Schema, dict[str, Any]]:
+        """Return the names of all columns, those columns of *schema* that are kept, and fields of a work that convert these."""
+        return schema.names, kept_schema(schema, self._dataset.selection.fields()), {}
 
 
 def _groups(metadata: pq.FileMetaData, names: Container[str] | None) -> Iterator[Group]:
@@ -175,11 +172,6 @@ def kept_schema(schema: pa.Schema, selection: Mapping[str, Any]) -> pa.Schema:
     """Return *schema* with only the columns that a work with these fields keeps."""
     indices = kept_indices(schema.names, selection)
     return schema if indices is None else pa.schema([schema.field(index) for index in indices], schema.metadata)
-
-
-def _as_in_file(schema: pa.Schema, renamed: Mapping[str, str]) -> pa.Schema:
-    """Return *schema* with the names that the file has for columns that were renamed later."""
-    return pa.schema([field.with_name(renamed.get(field.name, field.name)) for field in schema], schema.metadata)
 
 
 def _with_nulls(parquet: pq.ParquetFile, schema: pa.Schema) -> Iterator[int]:
