@@ -15,9 +15,8 @@ class LakehouseReader(ParquetReader):
         """Return row groups with the columns of the table that are kept."""
         if "columns" not in work:
             return super().decode(work, numbers).replace_schema_metadata(None)  # it may have types of pandas, unlike the table
-        table = super().decode(
-            {**work, "keep_columns": [name for name in work["columns"].values() if name is not None]}, numbers
-        )
+        stored = [name for name in work["columns"].values() if name is not None]
+        table = super().decode({**work, "keep_columns": stored}, numbers)
         row = pa.ipc.open_stream(base64.b64decode(work["row"])).read_all()
         return pa.table({name: _column(name, stored, table, row) for name, stored in work["columns"].items()})
 

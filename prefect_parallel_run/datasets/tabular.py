@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -309,7 +309,7 @@ class TabularDataset(Dataset):
 
     def frozen(self) -> Self:
         """Return a copy with a version, if the format has versions; raises InputError if the table cannot be read."""
-        return cast("Self", create_planner(self).frozen())
+        return self if self.version is not None else self.model_copy(update=create_planner(self).newest())
 
     def cuts(
         self, size: int, listing: Listing | None = None, warn: Callable[[str], None] = ignore_warning

@@ -45,9 +45,9 @@ class TablePlanner(ABC):
     def __init__(self, dataset: TabularDataset) -> None:
         self._dataset = dataset
 
-    def frozen(self) -> TabularDataset:
-        """Return the dataset, with a version if the format has versions."""
-        return self._dataset
+    def newest(self) -> dict[str, int]:
+        """Return the fields of the dataset for the newest version of a table; none if the format has no versions."""
+        return {}
 
     def listing(self, check_cancelled: CheckCancelled) -> Listing:
         """Return the files of the dataset."""

@@ -22,7 +22,6 @@ from prefect_parallel_run.errors import InputError
 
 if TYPE_CHECKING:
     from prefect_parallel_run._threads import CheckCancelled
-    from prefect_parallel_run.datasets.tabular import TabularDataset
     from prefect_parallel_run.storage.listing import Listing
 
 _DELETION_VECTORS, _MAPPING_MODE = "deletionVectors", "delta.columnMapping.mode"
@@ -146,8 +145,6 @@ class Delta(Lakehouse):
         """Return the files of the version."""
         return DeltaListing(self._dataset.paths[0].rstrip("/"), self._dataset.version, check_cancelled)
 
-    def frozen(self) -> TabularDataset:
-        """Return the dataset with a version."""
-        if self._dataset.version is not None:
-            return self._dataset
-        return self._dataset.model_copy(update={"version": version_of(self._dataset.paths[0])})
+    def newest(self) -> dict[str, int]:
+        """Return the newest version."""
+        return {"version": version_of(self._dataset.paths[0])}

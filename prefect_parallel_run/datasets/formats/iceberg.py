@@ -21,7 +21,6 @@ from prefect_parallel_run.storage.paths import absolute_path
 
 if TYPE_CHECKING:
     from prefect_parallel_run._threads import CheckCancelled
-    from prefect_parallel_run.datasets.tabular import TabularDataset
     from prefect_parallel_run.storage.listing import Listing
 
 _FIELD_ID = b"PARQUET:field_id"  #: in the metadata of a field
@@ -177,14 +176,12 @@ class Iceberg(Lakehouse):
 
     def listing(self, check_cancelled: CheckCancelled) -> Listing:
         """Return the files of the snapshot."""
-        dataset = self.frozen()
+        dataset = self._dataset.frozen()
         return IcebergListing(dataset.paths[0], cast("int", dataset.version), dataset.schema_id, check_cancelled)
 
-    def frozen(self) -> TabularDataset:
-        """Return the dataset with the ids of the current snapshot and schema, unless it has a snapshot."""
-        if self._dataset.version is not None:
-            return self._dataset
+    def newest(self) -> dict[str, int]:
+        """Return the ids of the current snapshot and schema."""
         table = _load(self._dataset.paths[0])
         snapshot = table.current_snapshot()
         version = _NEVER_WRITTEN if snapshot is None else snapshot.snapshot_id
-        return self._dataset.model_copy(update={"version": version, "schema_id": table.schema().schema_id})
+        return {"version": version, "schema_id": table.schema().schema_id}
