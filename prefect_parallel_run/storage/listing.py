@@ -152,9 +152,9 @@ def _matches(path: str) -> Generator[ListedFile, None, None]:
     elif os.path.isdir(path):
         yield from files_below(os.path.join(path, ""))
     elif os.path.exists(path):
-        yield _stat(path)
+        yield file_at(path)
     elif glob.has_magic(path):
-        yield from map(_stat, filter(_is_input, sorted(set(_expand(path)))))
+        yield from map(file_at, filter(_is_input, sorted(set(_expand(path)))))
     else:
         raise InputError(path, "does not exist")
 
@@ -180,6 +180,7 @@ def _is_input(path: str) -> bool:
     return os.path.isfile(path) and f"{os.sep}{RUNS_FOLDER}{os.sep}" not in path
 
 
-def _stat(path: str) -> ListedFile:
+def file_at(path: str) -> ListedFile:
+    """Return a local file as it is now; raises InputError."""
     status = read_status(path)
     return ListedFile(path, status.st_size, status.st_mtime_ns)

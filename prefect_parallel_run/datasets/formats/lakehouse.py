@@ -19,8 +19,8 @@ from prefect_parallel_run.child.storage import is_remote
 from prefect_parallel_run.datasets.formats.row_groups import Parquet, kept_schema
 from prefect_parallel_run.datasets.partitions import IN_ROWS, KeyValue, key_value
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import ListedFile, read_status
-from prefect_parallel_run.storage.listing import Listing
+from prefect_parallel_run.storage.folders import ListedFile
+from prefect_parallel_run.storage.listing import Listing, file_at
 from prefect_parallel_run.storage.objects import find_object, list_store
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class TableListing(Listing):
         objects = {file.path: file for file in _objects(filter(is_remote, self.values))}
         for path in self.values:
             try:
-                yield objects[path] if is_remote(path) else _local(path)
+                yield objects[path] if is_remote(path) else file_at(path)
             except (InputError, KeyError) as error:
                 message = f"is a file of {self.version}, but cannot be found"
                 raise InputError(path, f"{message}: {self.removal}") from error
@@ -69,11 +69,6 @@ def _objects(urls: Iterable[str]) -> Iterator[ListedFile]:
     for _, group in groupby(urls, lambda url: url.split("/", 3)[:3]):
         folder = commonprefix(names := list(group)).rpartition("/")[0]
         yield from filter(None, map(find_object, names)) if has_magic(folder) else list_store(f"{folder}/")
-
-
-def _local(path: str) -> ListedFile:
-    status = read_status(path)
-    return ListedFile(path, status.st_size, status.st_mtime_ns)
 
 
 class Lakehouse(Parquet):
