@@ -64,15 +64,9 @@ class Text(OutputFormat):
         lines = text.split("\n")[:-1]
         if len(lines) == count:  # also if a row has half a pair of quotes: every row ends in a newline
             return lines
-        rows, start, end = list[str](), 0, 0
-        for match in re.finditer(f"(?:{_field(dialect)})({re.escape(dialect.separator)}|\n)", text):
-            if match.start() != end:
-                return lines
-            end = match.end()
-            if match[1] == "\n":
-                rows.append(text[start : end - 1])
-                start = end
-        return rows if start == len(text) and len(rows) == count else lines
+        field = f"(?:{_field(dialect)})"
+        rows = re.findall(f"({field}(?:{re.escape(dialect.separator)}{field})*)\n", text)
+        return rows if len(rows) == count and sum(len(row) + 1 for row in rows) == len(text) else lines
 
 
 def _reordered(place: StoredRows, expected: bytes, header_of: int, parts: Parts, dialect: Dialect) -> bytes:
