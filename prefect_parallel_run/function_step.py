@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from prefect import Flow, Task
 
@@ -67,11 +67,7 @@ class FunctionStep(ParallelRunStep, Generic[P, R]):
             check_function(function, hook.__qualname__, returns_rows=False)
         except (TypeError, NotAnEntryScript) as error:
             raise ValueError(f"{hook.__qualname__}: {error}; expected one function without required parameters") from None
-        try:
-            register(function)
-        except NotAnEntryScript as error:
-            raise ValueError(str(error)) from None
-        return function
+        return cast("Hook", register(function))
 
 
 def step_of(function: Callable[P, R], options: Mapping[str, Any]) -> FunctionStep[P, R]:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, NoReturn, Optional, Type
 Function = Callable[..., Any]
 
 
-class NotAnEntryScript(Exception):  # noqa: N818  its name is shown to the user as the error's type
+class NotAnEntryScript(ValueError):  # noqa: N818  its name is shown to the user as the error's type
     """The script has no run function that can be called with a mini-batch."""
 
 
