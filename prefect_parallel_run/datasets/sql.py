@@ -22,7 +22,6 @@ from prefect_parallel_run.datasets.columns import check_has_columns, check_input
 from prefect_parallel_run.datasets.databases import DATABASES, Rows, checked_uri, resolved, shown
 from prefect_parallel_run.datasets.tabular import TabularDataset
 from prefect_parallel_run.errors import InputError
-from prefect_parallel_run.storage.folders import ListedFile
 from prefect_parallel_run.storage.listing import Listing
 
 _SHOWN = 60  #: characters of a query in errors
@@ -106,9 +105,6 @@ class SqlDataset(TabularDataset):
         self.selection.check_names(self.origin, names)
         check_has_columns(self.origin, names, keys, "partition_keys")
         check_input_columns(self.origin, self.selection.kept(names), self._input_columns, located=("row",))
-
-    def _shown(self, _file: ListedFile) -> str:
-        return self.origin
 
     def _next(self, rows: Rows, secrets: Sequence[str]) -> pa.RecordBatch | None:
         try:

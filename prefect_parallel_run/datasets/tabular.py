@@ -433,8 +433,8 @@ class TabularDataset(Dataset):
         warnings.finish()
 
     def _shown(self, file: ListedFile) -> str:
-        """Return what errors and warnings about the columns of a file name."""
-        return file.path
+        """Return what errors and warnings about the columns of a file name; a copy says nothing to users."""
+        return self.origin if self.reads_once else file.path
 
     def _check_columns(self, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:
         """Raise InputError when the file lacks a column that the dataset or the configuration names."""
