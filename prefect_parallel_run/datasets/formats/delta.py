@@ -71,17 +71,12 @@ def version_of(path: str, time: str | None = None) -> int:
     """Return the newest version of a table, now or at *time* (ISO 8601); raises InputError."""
     with _opened(path) as table:
         if time is not None:
-            table.load_as_version(time)
-            _check_time(path, table, datetime.fromisoformat(time.upper().replace("Z", "+00:00")))
+            table.load_as_version(time)  # the first version at a time before it was committed
+            first = min((commit["timestamp"] for commit in table.history() if "timestamp" in commit), default=0)  # ms
+            created = datetime.fromtimestamp(first / 1000, timezone.utc)
+            if created > (wanted := datetime.fromisoformat(time.upper().replace("Z", "+00:00"))):
+                raise InputError(path, f"has no version at {wanted.isoformat()}; expected {created.isoformat()} or later")
         return int(table.version())
-
-
-def _check_time(root: str, table: Any, time: datetime) -> None:
-    """Raise InputError for a time before the first commit, for which deltalake returns the version of that commit."""
-    first = min((commit["timestamp"] for commit in table.history() if "timestamp" in commit), default=0)  # ms
-    created = datetime.fromtimestamp(first / 1000, timezone.utc)
-    if created > time:
-        raise InputError(root, f"has no version at {time.isoformat()}; expected {created.isoformat()} or later")
 
 
 def _check_features(root: str, table: Any) -> None:

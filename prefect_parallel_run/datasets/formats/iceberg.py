@@ -66,8 +66,9 @@ class IcebergListing(TableListing):
         self.version = f"snapshot {snapshot_id} of the Iceberg table"
         table = _load(name)
         is_written = snapshot_id != _NEVER_WRITTEN or schema_id is None  # a user may ask for a snapshot of this number
-        if is_written:
-            _check_snapshot(name, table, snapshot_id)
+        if is_written and table.snapshot_by_id(snapshot_id) is None:
+            known = ", ".join(str(snapshot.snapshot_id) for snapshot in table.snapshots()[-3:]) or "none"
+            raise InputError(name, f"lacks snapshot {snapshot_id}, which may have expired; its newest snapshots are: {known}")
         with _wrapped_errors(name):
             scan = table.scan(snapshot_id=snapshot_id or None)
             tasks = list(scan.plan_files()) if is_written else []
@@ -112,12 +113,6 @@ class IcebergListing(TableListing):
 
         with _wrapped_errors(path):
             return list(pyarrow_to_schema(schema, self._mapping, downcast_ns_timestamp_to_us=True).as_arrow())
-
-
-def _check_snapshot(name: str, table: Any, snapshot_id: int) -> None:
-    if table.snapshot_by_id(snapshot_id) is None:
-        known = ", ".join(str(snapshot.snapshot_id) for snapshot in table.snapshots()[-3:]) or "none"
-        raise InputError(name, f"lacks snapshot {snapshot_id}, which may have expired; its newest snapshots are: {known}")
 
 
 def _check_files(name: str, tasks: Sequence[Any]) -> None:
