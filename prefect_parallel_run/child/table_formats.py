@@ -31,16 +31,17 @@ class TableFormat(NamedTuple):
 
 _TEXT = ("encoding", "compression")
 _DIALECT = ("delimiter", "quote", "escape", "double_quote", "header", "decimal", "column_types", "na_values", "keep_default_na")
+_PARQUET = TableFormat(
+    "Parquet",
+    "row_groups.Parquet",
+    "row_groups.ParquetReader",
+    about="Keys of hive folders (store=1/…) become columns.",
+    groups="row_groups",
+    group="row group",
+    modules=("pyarrow.parquet",),
+)
 TABLE_FORMATS: Dict[str, TableFormat] = {
-    "parquet": TableFormat(
-        "Parquet",
-        "row_groups.Parquet",
-        "row_groups.ParquetReader",
-        about="Keys of hive folders (store=1/…) become columns.",
-        groups="row_groups",
-        group="row group",
-        modules=("pyarrow.parquet",),
-    ),
+    "parquet": _PARQUET,
     "delimited": TableFormat("Delimited text", "delimited.Delimited", "delimited.DelimitedReader", options=(*_DIALECT, *_TEXT)),
     "json_lines": TableFormat("JSON lines", "json_lines.JsonLines", "json_lines.JsonLinesReader", options=_TEXT),
     "arrow": TableFormat(
@@ -54,25 +55,19 @@ TABLE_FORMATS: Dict[str, TableFormat] = {
     "orc": TableFormat(
         "ORC", "row_groups.Orc", "row_groups.OrcReader", groups="stripes", group="stripe", modules=("pyarrow.orc",)
     ),
-    "delta": TableFormat(
-        "Delta table",
-        "delta.Delta",
-        "lakehouse.LakehouseReader",
+    "delta": _PARQUET._replace(
+        title="Delta table",
+        planner="delta.Delta",
+        reader="lakehouse.LakehouseReader",
         about="The path is the folder of one table; the run reads one version of it.",
         options=("version",),
-        groups="row_groups",
-        group="row group",
-        modules=("pyarrow.parquet",),
     ),
-    "iceberg": TableFormat(
-        "Iceberg table",
-        "iceberg.Iceberg",
-        "lakehouse.LakehouseReader",
+    "iceberg": _PARQUET._replace(
+        title="Iceberg table",
+        planner="iceberg.Iceberg",
+        reader="lakehouse.LakehouseReader",
         about="The path is CATALOG.NAMESPACE.TABLE; the run reads one snapshot of it.",
         options=("version",),
-        groups="row_groups",
-        group="row group",
-        modules=("pyarrow.parquet",),
         is_named=True,
     ),
 }
