@@ -203,12 +203,8 @@ def _without_options(name: str, known: TableFormat) -> type[_Table]:
     return create_model(f"{name.title()}Files", __base__=_Table, __doc__=about, __cls_kwargs__={"title": known.title}, **fields)
 
 
-_WITH_OPTIONS: dict[str, type[_Table]] = {
-    "delimited": DelimitedFiles,
-    "json_lines": JsonLinesFiles,
-    "delta": DeltaTable,
-    "iceberg": IcebergTable,
-}
+_TABLES: tuple[type[_Table], ...] = (DelimitedFiles, JsonLinesFiles, DeltaTable, IcebergTable)
+_WITH_OPTIONS = {table.key().removesuffix("_files"): table for table in _TABLES}
 _KINDS: dict[str, type[_Input]] = {
     "files": Files,
     **{f"{name}_files": _WITH_OPTIONS.get(name) or _without_options(name, known) for name, known in TABLE_FORMATS.items()},
