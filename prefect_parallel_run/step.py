@@ -124,7 +124,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             raise ValueError(f"{fields[0]} is a field of the configuration, not an option of a task; {_SET_IT}")
         if (retries := task_options.pop("retries", None)) is not None:
             if not is_int(retries) or retries < 0:
-                raise ValueError(f"retries: expected 0 or a positive whole number, got {retries!r}")
+                raise ValueError(f"retries: expected 0 or a positive integer, got {retries!r}")
             parallel_run_config = parallel_run_config.model_copy(update={"run_max_try": retries + 1})
         self.parallel_run_config = parallel_run_config
         self._defaults = {

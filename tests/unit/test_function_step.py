@@ -125,8 +125,8 @@ def test_a_copy_with_other_options_runs_the_same_functions():
 
 
 @pytest.mark.parametrize("retries", [-1, 2.5, "3", True])
-def test_retries_are_a_whole_number(retries):
-    with pytest.raises(ValueError, match=rf"^retries: expected 0 or a positive whole number, got {retries!r}$"):
+def test_retries_are_an_integer(retries):
+    with pytest.raises(ValueError, match=rf"^retries: expected 0 or a positive integer, got {retries!r}$"):
         as_step(score).with_options(retries=retries)
 
 
