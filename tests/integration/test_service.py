@@ -3,7 +3,6 @@
 import asyncio
 import os
 import tempfile
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,17 +53,16 @@ def place(tmp_path, monkeypatch):
     assert nodes() == []
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Keepers that give up soon."""
-    monkeypatch.setattr(rpc, "Watchdog", partial(rpc.Watchdog, patience=0.2))
+def lose_patience(monkeypatch, watchdog):
+    """Let a watchdog give up now, however soon it would have done so by itself."""
+    monkeypatch.setattr(watchdog, "_patience", 0.0)
 
 
 async def until(fact):
     await asyncio.to_thread(wait_until, fact)
 
 
-def test_opening_a_node_twice_keeps_one(bench, short):
+def test_opening_a_node_twice_keeps_one(bench, monkeypatch):
     """A flow process that missed the answer asks again; the first node's watchdog does not close the second node."""
     settings = bench.settings("echo.py", is_kept=True)
 
@@ -77,6 +75,7 @@ def test_opening_a_node_twice_keeps_one(bench, short):
         assert len(nodes()) == 1
         rpc._close_abandoned(rpc._runs_on(worker), "token", first)  # as the watchdog of a replaced node would
         assert len(nodes()) == 1
+        lose_patience(monkeypatch, rpc._runs_on(worker).open["token"].watchdog)
         await until(lambda: not rpc._runs_on(worker).open)  # without keep-alives, its watchdog closes it
 
     asyncio.run(run())
@@ -172,7 +171,7 @@ def test_two_workers_of_a_process_receive_separately(bundle, pieces, tmp_path):
     assert arriving() == []
 
 
-def test_an_archive_without_a_sender_is_discarded(pieces, short):
+def test_an_archive_without_a_sender_is_discarded(pieces, monkeypatch):
     """With its file; keep-alives of a slow sender preserve it."""
 
     async def run():
@@ -184,6 +183,7 @@ def test_an_archive_without_a_sender_is_discarded(pieces, short):
         before = watchdog._last_reset
         rpc.keep_node("token", worker)
         assert watchdog._last_reset > before
+        lose_patience(monkeypatch, watchdog)
         await until(lambda: not arriving())
         with pytest.raises(RuntimeError, match="a piece at"):
             await rpc.receive_bundle(*last, worker)
