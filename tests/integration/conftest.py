@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,8 @@ from prefect_parallel_run import FileDataset
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node import child_startup, node_log
-from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed
+from prefect_parallel_run.node.child_process import Child
+from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed, Startup
 from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.settings import (
     InterpreterSettings,
@@ -53,6 +55,19 @@ def wait_until(fact, seconds=300.0):
     while not fact():
         assert time.monotonic() < deadline, "the event did not come"
         time.sleep(0.01)
+
+
+def seconds_since(hangs: Callable[[], bool], mini_batch: int) -> Callable[[int], float]:
+    """Return a function for ``running_for``: *mini_batch* takes time from when it *hangs*, and the others take none."""
+    since: list[float] = []
+
+    def seconds(running: int) -> float:
+        if running != mini_batch or not hangs():
+            return 0.0
+        since.append(time.monotonic())
+        return since[-1] - since[0]
+
+    return seconds
 
 
 def worker_counts_of_eight(target) -> list[int]:
@@ -152,6 +167,35 @@ class Bench:
             slot._discard_child("stopped")
         for standby in self._standbys:
             standby.stop()
+
+
+@pytest.fixture
+def running_for(monkeypatch):
+    """Lets a test say for how long a mini-batch has been running, s: ``running_for(function of its number)``.
+
+    So exactly the mini-batches time out that the test lets hang, and only once they do, however slow the machine is.
+    """
+    running = Child.running
+
+    def install(seconds):
+        def of_child(child):
+            mini_batch, _ = running(child)
+            return mini_batch, time.monotonic() - seconds(mini_batch)
+
+        monkeypatch.setattr(Child, "running", of_child)
+
+    return install
+
+
+@pytest.fixture
+def starting_for(monkeypatch):
+    """Lets a test say which starts of children exceed init_timeout: ``starting_for(predicate of a Startup)``."""
+
+    def install(is_exceeded):
+        timeout = property(lambda startup: 0.0 if is_exceeded(startup) else 3600.0, lambda *_: None)
+        monkeypatch.setattr(Startup, "_init_timeout", timeout, raising=False)
+
+    return install
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from prefect_parallel_run.node.node_log import ProcessLog
 from prefect_parallel_run.node.slot import SlotUnusableError
 
 from ..services import service
-from .conftest import wait_until
+from .conftest import seconds_since, wait_until
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "async.md").read_text()
 
@@ -49,10 +49,10 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize("how", OUTCOMES)
-def test_a_failed_coroutine_costs_no_other_mini_batch(bench, files, how):
+def test_a_failed_coroutine_costs_no_other_mini_batch(bench, files, how, running_for):
     """The loop is still usable, and no task of the failed attempt is left on it."""
-    timeout = 5.0 if how == "hang" else 60.0  # long enough for the others on a busy machine
-    slot = bench.slot("async_steps.py", "--how", how, "--poison", "1", run_invocation_timeout=timeout)
+    running_for(seconds_since(lambda: how == "hang", 1))
+    slot = bench.slot("async_steps.py", "--how", how, "--poison", "1", run_invocation_timeout=5.0)
     receipts = bench.attempt(slot, bench.works(files)[:3])
     outcome, error_type, words, processes = OUTCOMES[how]
     assert [receipt.outcome for receipt in receipts] == ["succeeded", outcome, "succeeded"]
@@ -62,11 +62,13 @@ def test_a_failed_coroutine_costs_no_other_mini_batch(bench, files, how):
     assert ("cancelled left over" in printed(bench)) == (how == "gather")
 
 
-def test_a_timeout_shows_the_line_of_the_coroutine(bench, files, tmp_path):
+def test_a_timeout_shows_the_line_of_the_coroutine(bench, files, tmp_path, running_for):
     """Although the event loop waits for it."""
     (tmp_path / "waits.py").write_text(
-        "import asyncio\nasync def init(): pass\nasync def run(mini_batch):\n    await asyncio.sleep(3600)\n"
+        "import asyncio, pathlib\nasync def run(mini_batch):\n"
+        f"    pathlib.Path({str(bench.log)!r}).touch()\n    await asyncio.sleep(3600)\n"
     )
+    running_for(seconds_since(bench.log.exists, 0))
     slot = bench.slot(str(tmp_path / "waits.py"), run_invocation_timeout=3.0)
     (receipt,) = bench.attempt(slot, bench.works(files)[:1])
     head, *frames = receipt.traceback.splitlines()[:3]

@@ -20,7 +20,7 @@ from prefect_parallel_run.node.slot import SlotStoppedError, SlotUnusableError
 
 from ..interpreter import facts_of
 from ..processes import lives
-from .conftest import wait_until
+from .conftest import seconds_since, wait_until
 
 OUTCOMES = {
     "raise": ("raised", "ZeroDivisionError", "division by zero"),
@@ -40,12 +40,12 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize("how", OUTCOMES)
-def test_a_poisoned_mini_batch_costs_no_other(bench, files, how):
+def test_a_poisoned_mini_batch_costs_no_other(bench, files, how, running_for):
     """It alone fails, with its cause; all others run exactly once, and earlier output is kept."""
     works = bench.works(files)
     arguments = ("--log", str(bench.log), "--how", how, "--poison", "4")
-    timeout = 5.0 if OUTCOMES[how][0] == "timed_out" else 60.0  # long enough for the others on a busy machine
-    slot = bench.slot("poison.py", *arguments, run_invocation_timeout=timeout, process_memory_limit=300_000_000)
+    running_for(seconds_since(lambda: "run 4 1" in bench.invocations(), 4))
+    slot = bench.slot("poison.py", *arguments, run_invocation_timeout=5.0, process_memory_limit=300_000_000)
     receipts = bench.attempt(slot, works)
     outcome, error_type, words = OUTCOMES[how]
     assert [receipt.mini_batch for receipt in receipts] == list(range(10))
@@ -148,12 +148,16 @@ def test_a_missing_interpreter_is_reported(bench):
     assert "/none/python" in caught.value.failure.error
 
 
-def test_a_hanging_init_is_killed(bench, tmp_path):
-    """After init_timeout, which is long enough for a busy machine to reach init(), with its stack."""
-    script = tmp_path / "hangs_in_init.py"
-    script.write_text("import time\ndef init(): time.sleep(1000)\ndef run(mini_batch): return []\n")
+def test_a_hanging_init_is_killed(bench, tmp_path, starting_for):
+    """After init_timeout, with its stack."""
+    script, hangs = tmp_path / "hangs_in_init.py", tmp_path / "hangs"
+    script.write_text(
+        f"import pathlib, time\ndef init():\n    pathlib.Path({str(hangs)!r}).touch()\n    time.sleep(1000)\n"
+        "def run(mini_batch): return []\n"
+    )
+    starting_for(lambda _: hangs.exists())
     with pytest.raises(SlotUnusableError) as caught:
-        bench.slot(str(script), init_timeout=5).start()
+        bench.slot(str(script)).start()
     assert caught.value.failure.error_type == "InitTimeout"
     assert "in init" in caught.value.failure.traceback
 

@@ -20,6 +20,7 @@ from prefect_parallel_run.errors import RowsDifferError
 from prefect_parallel_run.monitoring.terminal import RunView, use_view
 
 from ..processes import command_line
+from .conftest import seconds_since
 
 DIES = {
     "hang": ("timed_out", "InvocationTimeout", "poison.py"),
@@ -81,11 +82,11 @@ def test_a_sample_and_one_mini_batch(step):
 
 
 @pytest.mark.parametrize("how", DIES)
-def test_a_failure_costs_no_other_mini_batch(step, tmp_path, how, capfd):
+def test_a_failure_costs_no_other_mini_batch(step, tmp_path, how, capfd, running_for):
     """Its cause is that of a run; it is tried once; the prints of all processes are shown."""
     arguments = ("--log", str(tmp_path / "log"), "--how", how, "--poison", "1")
-    limits = {"run_invocation_timeout": 5 if how == "hang" else 60, "process_memory_limit": 300_000_000}
-    trial = step("poison.py", *arguments, **limits).try_out()
+    running_for(seconds_since(lambda: "run 1 1" in (tmp_path / "log").read_text().splitlines(), 1))
+    trial = step("poison.py", *arguments, run_invocation_timeout=5, process_memory_limit=300_000_000).try_out()
     outcome, error_type, traceback = DIES[how]
     assert [receipt.outcome for receipt in trial.mini_batches] == ["succeeded", outcome, "succeeded"]
     (failure,) = trial.failures
