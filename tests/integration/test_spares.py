@@ -67,6 +67,16 @@ def slot(bench, lives):
     return lambda *arguments, **changes: bench.slot("lives.py", "--log", str(bench.log), *arguments, **changes)
 
 
+@pytest.fixture
+def hangs_until(running_for, lives):
+    """Lets mini-batch 3 have used more than half of its timeout, and exceed it once *count* processes have noted *what*."""
+
+    def install(what, count):
+        running_for(lambda mini_batch: 0.0 if mini_batch != 3 else 40.0 if len(lives.pids(what)) < count else 1000.0)
+
+    return install
+
+
 def outcomes(receipts):
     return [receipt.outcome for receipt in receipts]
 
@@ -111,16 +121,18 @@ def test_an_unused_standby_child_calls_no_function(bench, files, lives, slot):
     assert len(lives.pids("shutdown")) == 1
 
 
-def test_a_standby_child_is_ready_at_a_timeout(bench, files, lives, slot):
+def test_a_standby_child_is_ready_at_a_timeout(bench, files, lives, slot, hangs_until):
     """Also for the first: it is started at half of the timeout."""
-    receipts = bench.attempt(slot("--hang", "3", run_invocation_timeout=5.0), bench.works(files))
+    hangs_until("imported", 2)
+    receipts = bench.attempt(slot("--hang", "3"), bench.works(files))
     assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
     assert lives.homes == ["node-0.0.1", "node-0.spare.1"]
 
 
-def test_an_importing_standby_child_is_used(bench, files, lives, slot):
+def test_an_importing_standby_child_is_used(bench, files, lives, slot, hangs_until):
     """It is ahead of a child that would be started now."""
-    made = slot("--hang", "3", "--imports", "ok,gate,ok", run_invocation_timeout=5.0)
+    hangs_until("import", 2)
+    made = slot("--hang", "3", "--imports", "ok,gate,ok")
     receipts = []
     thread = threading.Thread(target=lambda: receipts.extend(bench.attempt(made, bench.works(files))))
     thread.start()
@@ -135,9 +147,10 @@ def test_an_importing_standby_child_is_used(bench, files, lives, slot):
 
 
 @pytest.mark.parametrize("how", ["raise", "scrawl"])
-def test_a_standby_child_that_cannot_import_is_ignored(bench, files, lives, slot, how):
+def test_a_standby_child_that_cannot_import_is_ignored(bench, files, lives, slot, how, hangs_until):
     """An ordinary child replaces it."""
-    made = slot("--hang", "3", "--imports", f"ok,{how},ok", run_invocation_timeout=5.0)
+    hangs_until("import", 2)
+    made = slot("--hang", "3", "--imports", f"ok,{how},ok")
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts) == ["succeeded"] * 3 + ["timed_out"] + ["succeeded"] * 6
     slow_to_fail = [["node-0.0.1", "node-0.0.3"]]
@@ -174,18 +187,21 @@ def test_a_failing_init_in_a_standby_child_counts(bench, files, lives, slot):
     assert lives.homes[2] == "node-0.spare.1"
 
 
-def test_an_unused_standby_child_times_out(bench, files, lives, slot):
+def test_an_unused_standby_child_times_out(bench, files, lives, slot, starting_for):
     """After init_timeout; the next one is started after another death."""
-    made = slot("--crash", "3,6", "--alone", "5", "--with_spare", "9", "--imports", "ok,ok,hang,ok", init_timeout=5.0)
+    starting_for(lambda startup: startup.child.pid in lives.pids("import")[2:3])
+    made = slot("--crash", "3,6", "--alone", "5", "--with_spare", "9", "--imports", "ok,ok,hang,ok")
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts).count("succeeded") == 8
     assert lives.homes == ["node-0.0.1", "node-0.0.2", "node-0.0.3"]
     assert len(lives.pids("import")) == 5
 
 
-def test_a_hanging_standby_import_costs_one_start(bench, files, lives, slot):
+def test_a_hanging_standby_import_costs_one_start(bench, files, lives, slot, hangs_until, starting_for):
     """The timeout counts from its own start."""
-    made = slot("--hang", "3", "--imports", "ok,hang,ok", run_invocation_timeout=5.0, init_timeout=5.0)
+    hangs_until("import", 2)
+    starting_for(lambda startup: startup is made._startup and startup.child.pid in lives.pids("import")[1:2])
+    made = slot("--hang", "3", "--imports", "ok,hang,ok")
     receipts = bench.attempt(made, bench.works(files))
     assert outcomes(receipts).count("succeeded") == 9
     assert lives.homes == ["node-0.0.1", "node-0.0.3"]  # the spare was the second start
@@ -194,7 +210,6 @@ def test_a_hanging_standby_import_costs_one_start(bench, files, lives, slot):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_killed_or_stopped_standby_child_is_skipped(bench, files, lives, slot, number, monkeypatch):
     """The slot starts an ordinary child, and the next crash finds a standby child again."""
-    monkeypatch.setattr(child_startup, "_ANSWER_TIMEOUT", 5.0)
     works = bench.works(files)
     made = slot("--crash", "1,2,5", "--with_spare", "5")
     assert outcomes(bench.attempt(made, works[:2])) == ["succeeded", "died"]
@@ -202,7 +217,10 @@ def test_a_killed_or_stopped_standby_child_is_skipped(bench, files, lives, slot,
     spare = spare_of(made, lives)
     psutil.Process(spare).send_signal(number)
     wait_until(lambda: psutil.Process(spare).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED))
-    receipts = bench.attempt(made, works[2:], first=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(child_startup, "_ANSWER_TIMEOUT", 1.0)
+        receipts = bench.attempt(made, works[2:4], first=2)
+    receipts += bench.attempt(made, works[4:], first=4)
     assert outcomes(receipts) == ["died"] + ["succeeded"] * 2 + ["died"] + ["succeeded"] * 4
     assert not psutil.pid_exists(spare)
     assert spare not in lives.pids("init")
