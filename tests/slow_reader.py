@@ -14,6 +14,6 @@ class SlowReader(Reader):
 
     def prepare(self, work) -> None:
         self.entered.set_result(None)
-        self.may_end.result(60)
+        self.may_end.result(300)
         super().prepare(work)
         self.has_ended = True

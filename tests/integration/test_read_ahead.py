@@ -20,6 +20,7 @@ def test_a_fork_waits_for_the_thread(monkeypatch, tmp_path):
     """So that the new process finds no library in the middle of a call."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(read_ahead, "_SHORTEST", 0.0)
+    monkeypatch.setattr(read_ahead, "_FORK_WAIT", 300.0)
     pd.DataFrame({"a": range(10)}).to_parquet(tmp_path / "t.parquet")
     (work,) = [json.loads(cut.work) for cut in TabularDataset.from_parquet_files(tmp_path / "t.parquet").cuts(1 << 20)]
     reader = SlowReader()
