@@ -106,9 +106,8 @@ def prefect_server(tmp_path_factory):
     quiet = {} if heartbeat is None else {heartbeat: None}
     with prefect_test_harness(server_startup_timeout=180), prefect.settings.temporary_settings(quiet):
         yield
+    wait_until_equal(ours, [])
     patch.undo()
-    left = ours()
-    assert not left, left
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +115,7 @@ def no_process_is_left():
     """Every test ends with the processes it began with."""
     before = len(ours())
     yield
-    wait_until(lambda: len(ours()) <= before, 20)
+    wait_until(lambda: len(ours()) <= before)
 
 
 class Workshop:

@@ -83,7 +83,7 @@ class Prefect:
             found = self.ask(f"/flow_runs/{flow_run}")["state"]
             return found if found["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} else None
 
-        return wait_until(state, 180, pause=0.5)
+        return wait_until(state, 600, pause=0.5)
 
     def completes(self, flow_run):
         """Wait for the end of a flow run, which must be a success."""
@@ -102,8 +102,8 @@ class Prefect:
         left = [child for process in self.started for child in psutil.Process(process.pid).children(recursive=True)]
         for process in reversed(self.started):
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
-        _, alive = psutil.wait_procs(left, 20)
+            process.wait(300)
+        _, alive = psutil.wait_procs(left, 300)
         for process in alive:
             process.kill()
         assert not alive, alive

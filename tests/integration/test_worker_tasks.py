@@ -49,6 +49,9 @@ def work(job, check_cancelled):
         os.kill(os.getpid(), signal.SIGKILL)
     if job.how == "stop" and note(job, "stop") < job.times:
         os.kill(os.getpid(), signal.SIGSTOP)
+    if job.how == "meet":
+        Path(job.folder, f"meet-{os.getpid()}").touch()
+        wait_until(lambda: len(list(Path(job.folder).glob("meet-*"))) == 2)
     if job.how == "wait":
         note(job, "wait")
         while True:
@@ -97,7 +100,7 @@ def jobs(folder, *hows, count=12, **options):
 def test_tasks_run_on_all_workers(tasks, tmp_path):
     """Each once, and none in the flow process."""
     runner = tasks()
-    results = sorted(runner.run(jobs(tmp_path, count=200), never_cancelled))
+    results = sorted(runner.run(jobs(tmp_path, "meet", "meet", "meet", count=200), never_cancelled))
     assert [number for number, _ in results] == list(range(200))
     assert len({process for _, process in results} - {os.getpid()}) == 2
     assert runner.said == []
@@ -122,6 +125,7 @@ def test_no_more_workers_are_used_than_allowed(tasks, tmp_path):
 def test_a_lost_worker_costs_only_its_tasks(tasks, tmp_path, how, monkeypatch):
     """They run again on the other worker, or on the one that replaces it."""
     monkeypatch.setattr("prefect_parallel_run.dispatch.workers._PATIENCE", 7 * local._HEARTBEAT_INTERVAL)
+    monkeypatch.setattr(module, "_PATIENCE", 300.0)  # a replacement may be slow
     results = sorted(tasks().run(jobs(tmp_path, how, how), never_cancelled))
     assert [number for number, _ in results] == list(range(12))
     assert os.getpid() not in {process for _, process in results}
