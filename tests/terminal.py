@@ -49,7 +49,7 @@ class Terminal:
         """Return the non-empty lines of the screen."""
         return [line.rstrip() for line in self._screen.display if line.strip()]
 
-    def wait_for(self, condition, seconds: float = 30.0) -> list[str]:
+    def wait_for(self, condition, seconds: float = 300.0) -> list[str]:
         """Return the lines as soon as *condition* is true for them."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self.lines()), seconds), "\n".join(self.lines())
@@ -58,6 +58,6 @@ class Terminal:
     def close(self) -> list[str]:
         """Close the terminal and return the last lines."""
         self.stream.close()
-        self._thread.join(30)
+        self._thread.join(300)
         os.close(self._master)
         return self.lines()

@@ -16,6 +16,7 @@ from prefect_parallel_run import FileDataset
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.models import Receipt
 from prefect_parallel_run.node import child_startup, node_log
+from prefect_parallel_run.node import slot as slot_module
 from prefect_parallel_run.node.child_process import Child
 from prefect_parallel_run.node.child_startup import ChildFactory, StandbyChild, StandbyNeed, Startup
 from prefect_parallel_run.node.node_log import ProcessLog
@@ -201,6 +202,7 @@ def starting_for(monkeypatch):
 @pytest.fixture
 def bench(tmp_path, scripts, monkeypatch):
     monkeypatch.setattr(node_log, "_PATIENCE", 300.0)  # tests read the logs of a closed node, however slow the disk is
+    monkeypatch.setattr(slot_module, "_EXIT_GRACE", 300.0)  # and how its children exit by themselves,
     monkeypatch.setattr(child_startup, "_ANSWER_TIMEOUT", 60.0)  # and wait for a standby child, however busy the machine is
     made = Bench(tmp_path, scripts)
     yield made

@@ -158,8 +158,9 @@ def test_tasks_left_behind_end_with_their_mini_batch(bench, files):
     assert printed(bench) == "cancelled left over\nshutdown on 1 loop\ncancelled heart\n"
 
 
-def test_a_thread_left_behind_is_named_at_the_end(bench, files):
+def test_a_thread_left_behind_is_named_at_the_end(bench, files, monkeypatch):
     """The process, which never exits by itself then, is killed."""
+    monkeypatch.setattr("prefect_parallel_run.node.slot._EXIT_GRACE", 0.0)
     slot = bench.slot("async_steps.py", "--how", "thread", "--poison", "1")
     assert bench.rows(bench.attempt(slot, bench.works(files)[:3])) == ["1 heart"] * 30
     assert re.search(r"ThreadNotEnded: a thread still runs .*: asyncio_0, wait\(\) in threading.py, line", slot.shut_down())

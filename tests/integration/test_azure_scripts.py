@@ -71,7 +71,7 @@ def test_a_pausing_process_returns_its_mini_batches(bench, files):
     """Other processes need not wait."""
     work = AtWork(bench, asks(bench, "Retry.Sleep", 2, delay=HOUR), bench.works(files))
     wait_until(lambda: bench.log.exists() and len(calls(bench)) == 3)
-    assert work.recall.request(at_once=False).result(20) == 3
+    assert work.recall.request(at_once=False).result(300) == 3
     assert work.end() == expected(3, 2)
 
 

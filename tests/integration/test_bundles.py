@@ -73,7 +73,7 @@ def unpacking(tmp_path, bundle):
 def test_an_archive_is_unpacked_once(tmp_path, bundle, unpacking):
     """All processes and threads get the same complete folder, written once."""
     processes = [unpacking() for _ in range(6)]
-    told = {process.communicate(timeout=60)[0].strip() for process in processes}
+    told = {process.communicate(timeout=300)[0].strip() for process in processes}
     assert told == {f"{tmp_path / 'cache' / 'bundles' / bundle.sha256} 10"}
     assert (tmp_path / "noted").read_text().count("member") == 10
 
@@ -85,8 +85,8 @@ def test_a_killed_unpacking_leaves_no_complete_folder(tmp_path, bundle, unpackin
     waiting = unpacking()
     assert unpacked(tmp_path / "cache", bundle.sha256) is None
     first.send_signal(signal.SIGKILL)
-    first.wait(60)
-    assert waiting.communicate(timeout=60)[0].split()[1] == "10"
+    first.wait(300)
+    assert waiting.communicate(timeout=300)[0].split()[1] == "10"
     folder = unpack(tmp_path / "bundles" / bundle.file_name, bundle.sha256, tmp_path / "cache")
     assert {path.name for path in folder.parent.iterdir()} == {bundle.sha256, f"{bundle.sha256}.lock"}
 
@@ -98,7 +98,7 @@ def test_receivers_of_one_archive_are_independent(tmp_path, bundle):
     def receive(size):
         with Incoming(tmp_path / "cache", bundle.sha256) as incoming:
             for offset in range(0, len(data), size):
-                barrier.wait(60)
+                barrier.wait(300)
                 incoming.write(offset, data[offset : offset + size])
             return incoming.unpack()
 
@@ -186,14 +186,14 @@ def test_git_leaves_out_the_same_files(tmp_path, rules):
         (tmp_path / name).touch()
     for folder, text in rules.items():
         (tmp_path / folder / ".gitignore").write_text(text)
-    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True, timeout=300)
     listed = subprocess.run(
         ["git", "-c", "core.excludesFile=", "ls-files", "--others", "--exclude-standard", "-z"],
         cwd=tmp_path,
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     expected = {name for name in listed.stdout.split("\0") if name and not name.endswith(".gitignore")}
     assert {file.name for file in SourceTree(tmp_path, tmp_path / "score.py", True).files()} == expected

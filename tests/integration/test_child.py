@@ -71,7 +71,7 @@ def test_killing_a_child_kills_its_own_children(bench, files):
     slot = bench.slot("poison.py", *arguments, run_invocation_timeout=1.0, environment_variables={"MARKER": marker})
     bench.attempt(slot, bench.works(files)[:1])
     slot._standby.stop()  # a standby child is marked like every child
-    assert not list(marked(f"MARKER={marker}".encode()))
+    wait_until(lambda: not list(marked(f"MARKER={marker}".encode())))  # a process that was killed may still be listed
 
 
 def test_printing_does_not_break_the_protocol(bench, files):
@@ -313,7 +313,7 @@ def test_stop_kills_a_busy_child(bench, files):
     wait_until(lambda: bench.log.exists() and len(bench.invocations()) == 3)
     child = psutil.Process(slot._child.pid)
     slot.stop()
-    thread.join(20)
+    thread.join(300)
     assert ended == [True]
     assert not child.is_running()
 
@@ -347,8 +347,8 @@ def test_the_reaper_kills_what_a_dead_worker_leaves(tmp_path):
     ):
         grandchild = psutil.Process(int(victim.stdout.readline()))
         process.stdin.close()  # as when the worker is killed
-        assert victim.wait(20) == -signal.SIGKILL
-        assert process.wait(20) == 0
+        assert victim.wait(300) == -signal.SIGKILL
+        assert process.wait(300) == 0
     wait_until(lambda: not lives(grandchild))
     assert not scratch.exists()
 
@@ -365,7 +365,7 @@ def test_the_kernel_kills_a_child_without_its_slot(bench, files):
     (lifeline,) = ends._open - {ends.inbox, ends.outbox, ends.bell, ends.interrupt, ends.status, ends.stacks}
     ends._open.remove(lifeline)
     os.close(lifeline)
-    thread.join(60)
+    thread.join(300)
     assert [(receipt.outcome, receipt.error_type) for receipt in receipts] == [("died", "SIGKILL"), ("succeeded", "")]
 
 
@@ -382,7 +382,7 @@ def test_a_killed_reaper_is_replaced(tmp_path, kills):
     environment = {**os.environ, "GUARDED": marker.partition("=")[2]}
     with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as victim:
         guard.close()
-        assert victim.wait(20) == -signal.SIGKILL
+        assert victim.wait(300) == -signal.SIGKILL
     assert told == [-signal.SIGKILL] * kills
     assert not scratch.exists()
     assert not guard._thread.is_alive()
@@ -401,8 +401,8 @@ def test_work_of_a_reaper_killed_meanwhile_is_completed(tmp_path):
         closing.start()
         wait_until(guard._is_closed.is_set)
         guard._reaper.kill()
-        closing.join(60)
-        assert victim.wait(20) == -signal.SIGKILL
+        closing.join(300)
+        assert victim.wait(300) == -signal.SIGKILL
     assert not scratch.exists()
 
 

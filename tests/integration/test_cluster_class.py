@@ -22,7 +22,7 @@ begun, gate, closed = threading.Event(), threading.Event(), threading.Event()
 class Hangs:
     def __init__(self, **arguments):
         begun.set()
-        assert gate.wait(60)
+        assert gate.wait(300)
 
     def close(self):
         closed.set()
@@ -43,7 +43,7 @@ def test_a_hanging_constructor_is_abandoned(hangs, monkeypatch, caplog):
     monkeypatch.setattr("prefect_parallel_run.compute.cluster_class._GRACE", 0.0)
     target, module = hangs
     cancelled = threading.Event()
-    threading.Thread(target=lambda: module.begun.wait(60) and cancelled.set()).start()
+    threading.Thread(target=lambda: module.begun.wait(300) and cancelled.set()).start()
     request = Request(nodes=1, at_least=None, slots=1, timeout=1000.0)
     with (
         pytest.raises(ComputeTargetError, match="cannot open the cluster: cancelled"),
@@ -53,7 +53,7 @@ def test_a_hanging_constructor_is_abandoned(hangs, monkeypatch, caplog):
     assert "close the cluster manually" in caplog.text
     assert not module.closed.is_set()
     module.gate.set()
-    assert module.closed.wait(60)
+    assert module.closed.wait(300)
 
 
 class Job(ProcessInterface):

@@ -52,7 +52,7 @@ def imports(interpreter, *names):
     """Where *interpreter* finds these modules; PYTHONPATH would be the test's own."""
     code = f"import {', '.join(names)}; print({names[0]}.__file__)"
     return subprocess.run(
-        [interpreter, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [interpreter, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=300
     ).stdout.strip()
 
 

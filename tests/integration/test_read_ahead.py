@@ -41,7 +41,7 @@ def test_a_fork_does_not_wait_for_a_store_that_hangs(monkeypatch, tmp_path):
     reader = SlowReader()
     ahead = ReadAhead(reader, lambda: [1, 1, work])
     ahead.read(work)
-    reader.entered.result(60)
+    reader.entered.result(300)
     for seconds in (0.01, 3600.0):
         monkeypatch.setattr(read_ahead, "_FORK_WAIT", seconds)
         process = os.fork()

@@ -28,7 +28,7 @@ class AtWork:
         self.recall.answer(len(works))  # as the node does
 
     def end(self):
-        self._thread.join(30)
+        self._thread.join(300)
         assert not self._thread.is_alive()
         return [(receipt.mini_batch, receipt.outcome) for receipt in self.receipts]
 
@@ -56,7 +56,7 @@ def at_the_gate(bench, files):
 def test_unstarted_mini_batches_are_returned_immediately(bench, files):
     """Not after the running one, which counts; the slot is ready for the next lease."""
     works, slot, work = at_the_gate(bench, files)
-    assert work.recall.request(at_once=False).result(20) == 3
+    assert work.recall.request(at_once=False).result(300) == 3
     open_gate(bench)
     assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
     assert [receipt.outcome for receipt in bench.attempt(slot, works[3:], first=3)] == ["succeeded"] * 7
@@ -67,7 +67,7 @@ def test_a_recall_ends_the_wait_for_a_quiet_child(bench, files, monkeypatch):
     """However long the wait is: the slot polls a child in a long run() rarely. A later request finds the child closed."""
     monkeypatch.setattr("prefect_parallel_run.node.slot._QUIET_POLL_INTERVAL", 1000.0)
     _, slot, work = at_the_gate(bench, files)
-    assert work.recall.request(at_once=False).result(20) == 3
+    assert work.recall.request(at_once=False).result(300) == 3
     open_gate(bench)
     assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
     slot.shut_down()
@@ -80,7 +80,7 @@ def test_all_is_returned_while_the_child_starts(bench, files):
     slot = gated(bench, "--import")
     work = AtWork(bench, slot, works)
     wait_until(lambda: bench.log.exists() and "importing" in bench.log.read_text())
-    assert work.recall.request(at_once=False).result(20) == 0
+    assert work.recall.request(at_once=False).result(300) == 0
     open_gate(bench)
     assert work.end() == []
     assert bench.invocations() == []
@@ -100,7 +100,7 @@ def test_an_unneeded_mini_batch_is_stopped(bench, files):
 def test_a_death_after_a_recall_costs_one_mini_batch(bench, files):
     """Returned mini-batches are not run by the replacement."""
     _, slot, work = at_the_gate(bench, files)
-    assert work.recall.request(at_once=False).result(20) == 3
+    assert work.recall.request(at_once=False).result(300) == 3
     os.kill(slot._child.pid, 9)
     assert work.end() == [(0, "succeeded"), (1, "succeeded"), (2, "died")]
     assert len(bench.invocations()) == 3
@@ -117,7 +117,7 @@ def test_a_recall_is_consistent_at_any_moment(bench, files, seconds):
         before = len(bench.invocations())
         work = AtWork(bench, slot, works)
         time.sleep(chance.random() * 0.03)  # any moment will do
-        first = work.recall.request(at_once=False).result(20) if chance.random() < 0.9 else len(works)
+        first = work.recall.request(at_once=False).result(300) if chance.random() < 0.9 else len(works)
         done = work.end()
         assert [index for index, _ in done] == list(range(len(done)))
         assert len(done) == first or len(done) == first - 1  # one that was about to begin may have been left undone
@@ -141,10 +141,10 @@ def test_a_waiting_lease_returns_all(bench, files):
         wait_until(lambda: noted(bench, "run 0 1"))
         threads[1].start()
         wait_until(lambda: 1 in node._recalls)
-        assert node.recall(1, at_once=False).result(20) == 5
-        threads[1].join(20)
+        assert node.recall(1, at_once=False).result(300) == 5
+        threads[1].join(300)
         open_gate(bench)
-        threads[0].join(20)
+        threads[0].join(300)
         assert (len(results[0].receipts), results[1].receipts) == (5, [])
     finally:
         open_gate(bench)
@@ -184,5 +184,5 @@ def test_leases_get_slots_in_order_of_arrival():
             wait_until(lambda number=number: len(pool._waiting) == number + 1)
         pool.release(slot)
         for thread in threads:
-            thread.join(20)
+            thread.join(300)
         assert served == [0, 1, 2, 3]

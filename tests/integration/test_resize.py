@@ -41,7 +41,7 @@ class Resizable:
         self.threads[number].start()
 
     def home(self, number):
-        self.threads[number].join(60)
+        self.threads[number].join(300)
         assert number in self.results
         result = self.results[number]
         return [Receipt(*receipt) for receipt in result.receipts], result
@@ -59,7 +59,7 @@ class Resizable:
         if self.node is not None:
             self.node.close(graceful=False)
         for thread in self.threads.values():
-            thread.join(60)
+            thread.join(300)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_retired_slot_returns_the_rest_of_its_lease(made):
         places = node.slots._active
         places[0], places[1] = places[1], places[0]
     assert node.resize(1, 1) == (1, 1, 1, (1,))
-    assert node.recall(1, at_once=False).result(20) == 7
+    assert node.recall(1, at_once=False).result(300) == 7
     made.lease(2, 0, 3)
     assert [receipt.outcome for receipt in made.home(2)[0]] == ["succeeded"] * 3
     child = busy._child.pid

@@ -141,7 +141,7 @@ def test_an_importing_standby_child_is_used(bench, files, lives, slot, hangs_unt
         wait_until(lambda: made._child is not None and made._child.pid == lives.pids("import")[1])
     finally:
         (bench.folder / f"{bench.log.name}.gate").touch()
-        thread.join(60)
+        thread.join(300)
     assert outcomes(receipts).count("succeeded") == 9
     assert lives.homes == ["node-0.0.1", "node-0.spare.1"]
 
@@ -291,10 +291,10 @@ def test_slots_share_one_standby_child(bench, files, lives):
         for thread in leases:
             thread.start()
         for thread in leases:
-            thread.join(60)
+            thread.join(300)
     finally:
         over.set()
-        killer.join(60)
+        killer.join(300)
         node.close(graceful=True)
     assert len({receipt.mini_batch for receipt in receipts}) == len(receipts)
     assert {receipt.outcome for receipt in receipts} <= {"succeeded", "died"}

@@ -108,7 +108,7 @@ class Cluster:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(end(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(300)
         loop.call_soon_threadsafe(loop.stop)
         self.thread.join()
         loop.close()
@@ -136,7 +136,7 @@ def poll_until(pool, cluster, event):
     """Poll until *event* is reported; return the events before it."""
     others = []
     pool.poll()
-    while (next_ := cluster.events.get(timeout=30)) != event:
+    while (next_ := cluster.events.get(timeout=300)) != event:
         others += [next_] if next_ != Tick() else []
         pool.poll()
     return others
@@ -202,7 +202,7 @@ def test_a_slow_setup_does_not_delay_other_nodes(cluster):
     cluster.join("more")
     poll_until(pool, cluster, NodesOpening(1))
     while "more" not in pool._workers.info:
-        assert cluster.events.get(timeout=30) == Tick()
+        assert cluster.events.get(timeout=300) == Tick()
         pool.poll()
     assert (pool.addresses, len(pool._setups)) == (["fast"], 1)
     finish(cluster, "slow")
@@ -326,7 +326,7 @@ def test_the_end_of_a_run_cancels_setups(cluster, how):
     assert len(pool._setups) == 0
     seen = []
     while not {("b", close_node), ("b", remove_node)} <= set(seen):
-        address, function, _ = cluster.calls.get(timeout=30)
+        address, function, _ = cluster.calls.get(timeout=300)
         seen.append((address, function))
 
 
@@ -386,10 +386,10 @@ def test_the_end_of_a_run_waits_for_released_nodes(cluster):
     closing.start()
     calls = []
     while {("a", close_node), ("b", close_node)} - set(calls):
-        calls.append(cluster.calls.get(timeout=30)[:2])
+        calls.append(cluster.calls.get(timeout=300)[:2])
     assert closing.is_alive()
     cluster.shutdowns["a"].set_result(None)
-    closing.join(30)
+    closing.join(300)
     assert not closing.is_alive()
     assert calls.count(("a", close_node)) == 1
     assert cluster.calls.empty()

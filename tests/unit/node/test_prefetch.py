@@ -38,7 +38,7 @@ def files(begun, tmp_path):
 
 def test_two_mini_batches_are_fetched_ahead(files, begun, tmp_path):
     """More would fill the node's disk."""
-    assert [begun.get(timeout=30) for _ in range(2)] == [10, 11]
+    assert [begun.get(timeout=300) for _ in range(2)] == [10, 11]
     with pytest.raises(queue.Empty):
         begun.get(timeout=0.2)
     arrived = files.each(lambda: None, RecallRequest())
@@ -46,7 +46,7 @@ def test_two_mini_batches_are_fetched_ahead(files, begun, tmp_path):
         fetched = next(arrived)
         assert (fetched.work.mini_batch, Path(fetched.folder, "file").exists()) == (number, True)
         if number < 13:
-            assert begun.get(timeout=30) == number + 2
+            assert begun.get(timeout=300) == number + 2
     assert list(arrived) == []
     files.close()
     assert not list(tmp_path.iterdir())
