@@ -6,12 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from prefect_parallel_run.cli import main
 
+from ..processes import IGNORED, interrupt
 from ..terminal import Terminal
 from .conftest import ours, wait_until
 
@@ -61,19 +63,17 @@ def test_run_and_show_at_terminals(program, workshop):
     terminal, beside = Terminal(160, 50), Terminal(100)
     running = program.start(terminal, "run", *options, *script_arguments)
     try:
-        terminal.wait_for(
-            lambda lines: any(line.startswith("gated  ━") and "9 of 10 mini-batches" in line for line in lines), 180
-        )
+        terminal.wait_for(lambda lines: any(line.startswith("gated  ━") and "9 of 10 mini-batches" in line for line in lines))
         showing = program.start(beside, "show", workshop.output)
-        seen = beside.wait_for(lambda lines: any("succeeded 9, failed 0, not reached 1" in line for line in lines), 120)
-        assert any(re.search(r"━+─+ 90 %  waiting for 1 mini-batch$", line) for line in seen), seen
-        assert any(re.search(rf"running \(process {running.pid} on ", line) for line in seen), seen
+        shown = ("succeeded 9, failed 0, not reached 1", "━+─+ 90 %  waiting for 1 mini-batch$")
+        shown += (rf"running \(process {running.pid} on ",)
+        beside.wait_for(lambda lines: all(any(re.search(words, line) for line in lines) for words in shown))
         gate.touch()
-        assert running.wait(120) == 0
-        assert showing.wait(120) == 0
+        assert running.wait(300) == 0
+        assert showing.wait(300) == 0
     finally:
         gate.touch()
-        running.wait(120)
+        running.wait(300)
         lines, seen = terminal.close(), beside.close()
     assert not any("━" in line or "finishing" in line for line in lines), lines
     assert any(line.startswith("gated: 100 of 100 items succeeded, 0 failed, 100 rows") for line in lines), lines
@@ -133,16 +133,17 @@ def test_ctrl_c_suggests_resume_which_shows_a_bar(program, workshop):
     terminal = Terminal(160, 50)
     running = program.start(terminal, "run", *options, "--", "--log", workshop.log, "--gate", 9, "--open", gate)
     try:
-        terminal.wait_for(lambda lines: any("9 of 10 mini-batches" in line for line in lines), 180)
-        os.killpg(running.pid, signal.SIGINT)
-        assert running.wait(60) == 130
+        terminal.wait_for(lambda lines: any("9 of 10 mini-batches" in line for line in lines))
+        send = partial(os.killpg, running.pid, signal.SIGINT)
+        interrupt(running, send, lambda: "\n".join(terminal.wait_for(lambda _: True)))
+        assert running.wait(300) == 130
     finally:
         gate.touch()
-        running.wait(120)
+        running.wait(300)
         lines = terminal.close()
-    wait_until(lambda: not ours(), 30)
+    wait_until(lambda: not ours())
     run = run_directory(workshop)
-    printed = "".join(lines)
+    printed = IGNORED.sub("", "".join(lines))
     assert "cancelled; completed mini-batches are kept" in printed, lines
     assert f"prefect-parallel-run resume {run}" in printed, lines
     assert "Traceback" not in printed, lines
@@ -150,9 +151,9 @@ def test_ctrl_c_suggests_resume_which_shows_a_bar(program, workshop):
     terminal = Terminal(160)
     resumed = program.start(terminal, "resume", workshop.output)
     try:
-        assert resumed.wait(120) == 0
+        assert resumed.wait(300) == 0
     finally:
-        resumed.wait(120)
+        resumed.wait(300)
         lines = terminal.close()
     assert any("gated: 100 of 100 items succeeded" in line for line in lines), lines
     assert not any("━" in line for line in lines), lines
@@ -269,4 +270,4 @@ def test_help_is_fast(program):
         "heavy = {'prefect', 'dask', 'distributed', 'pandas', 'pyarrow', 'pydantic', 'yaml', 'rich'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=program.environment, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=program.environment, stdout=subprocess.DEVNULL)

@@ -92,7 +92,7 @@ class Shop:
     def kill(self, process):
         process.kill()
         process.wait()
-        wait_until(lambda: not ours(), 60)
+        wait_until(lambda: not ours())
 
     @property
     def runs(self):
@@ -112,7 +112,7 @@ def shop(tmp_path):
 def interrupted(shop):
     """A run whose flow process was killed in its third mini-batch; then the table changed."""
     process = shop.start()
-    wait_until(lambda: shop.calls()[3], 120)
+    wait_until(lambda: shop.calls()[3])
     shop.kill(process)
     shop.run_sql("UPDATE t SET n = -n")
     shop.gate.touch()
@@ -187,7 +187,7 @@ def test_prefect_retries_with_the_rows_of_the_first_attempt(shop, monkeypatch):
     monkeypatch.setattr("prefect_parallel_run.dispatch.state._NODE_PATIENCE", 5.0)
 
     def lose_workers():
-        wait_until(lambda: shop.calls()[3], 120)
+        wait_until(lambda: shop.calls()[3])
         shop.run_sql("DELETE FROM t")
         for process in ours("compute/worker.py"):
             process.kill()
@@ -245,9 +245,9 @@ def test_a_cancelled_plan_or_trial_leaves_no_rows(command, stop, shop):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
     with subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
-            wait_until(lambda: any(path.stat().st_size for path in temporary.rglob("inputs/*")), 120)
+            wait_until(lambda: any(path.stat().st_size for path in temporary.rglob("inputs/*")))
             process.send_signal(stop)
-            assert process.wait(60) == 130
+            assert process.wait(300) == 130
         finally:
             process.kill()
         assert process.stderr.read().strip() == "cancelled"
@@ -320,7 +320,7 @@ def test_killed_while_the_query_runs_it_runs_again(how, shop, postgresql, passwo
     query = "SELECT n, repeat('x', 1000) AS x, pg_sleep(pause)::text AS s FROM numbers ORDER BY n"
     process = shop.start(query=query, uri=postgresql.uri)
     running = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-    wait_until(lambda: postgresql.run(running) == [(1,)], 120)
+    wait_until(lambda: postgresql.run(running) == [(1,)])
     (directory,) = shop.runs
     wait_until(lambda: [path.name for path in (directory / "inputs").iterdir()] == [".input_0.parquet.tmp"])
     shop.kill(process)

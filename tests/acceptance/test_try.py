@@ -200,10 +200,10 @@ def test_a_cancelled_trial_leaves_nothing_behind(trial, workshop, stop):
     command = trial.command("slow.py", *inputs, "--", "--log", workshop.log, "--sleep", 1000, run_invocation_timeout=2000)
     running = terminal.start(command, env=trial.environment, start_new_session=True)
     try:
-        wait_until(lambda: workshop.log.exists() and workshop.log.read_text(), 120)
+        wait_until(lambda: workshop.log.exists() and workshop.log.read_text())
         terminal.wait_for(lambda lines: any(line.startswith("step  mini-batch 0  ") for line in lines))
         os.killpg(running.pid, stop)
-        assert running.wait(60) == 130
+        assert running.wait(300) == 130
     finally:
         running.kill()
         lines = terminal.close()
