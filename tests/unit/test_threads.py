@@ -57,8 +57,9 @@ def test_an_error_of_check_cancelled_stops_the_work():
     assert ended.wait(_BOUND)
 
 
-def test_a_call_that_the_work_waits_for_is_interrupted():
+def test_a_call_that_the_work_waits_for_is_interrupted(monkeypatch):
     """More than once: the first time may be too early."""
+    monkeypatch.setattr("prefect_parallel_run._threads._STOP_TIMEOUT", _BOUND)
     interrupts, ended = threading.Semaphore(0), threading.Event()
 
     def work(_):
