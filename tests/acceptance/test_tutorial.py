@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ..processes import interrupt
 from .conftest import wait_until
 
 TEXT = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text()
@@ -30,13 +31,13 @@ class User:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**kept, "HOME": str(home), "PATH": path, "PPR_TEST_SESSION": os.environ["PPR_TEST_SESSION"]}
 
-    def start(self, command):
+    def start(self, command, output=subprocess.PIPE):
         return subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
             cwd=self.folder,
             env=self.environment,
             text=True,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
 
@@ -76,7 +77,7 @@ def user(tmp_path):
         yield user
     finally:
         server.send_signal(signal.SIGINT)
-        server.communicate(timeout=60)
+        server.communicate(timeout=300)
 
 
 def page_appears():
@@ -121,13 +122,18 @@ def test_the_tutorial_word_for_word(user):
 
     (slow,) = blocks("Interrupt and resume", "python")
     slower = re.sub(r"^def run.*?\n\n", lambda _: f"{slow}\n", script, flags=re.DOTALL | re.MULTILINE)
+    may_end, output = user.folder / "may_end", user.folder / "output.txt"
+    held = f'    while any("217.txt" in path for path in mini_batch) and not Path("{may_end}").exists(): time.sleep(0.01)\n'
+    slower = slower.replace("    time.sleep(1)\n", f"    time.sleep(1)\n{held}")  # however late the test interrupts it
     (user.folder / "scripts" / "measure.py").write_text(f"import time\n{slower}")
-    interrupted = user.start(run.strip())
-    for line in interrupted.stdout:
-        if re.search(r"[1-9]\d* of 30 mini-batches", line):
-            break
-    interrupted.send_signal(signal.SIGINT)
-    assert "interrupt" in interrupted.communicate(timeout=120)[0]
+    with output.open("w") as file:
+        interrupted = user.start(run.strip(), file)
+    wait_until(lambda: re.search(r"[1-9]\d* of 30 mini-batches", output.read_text()) or interrupted.poll() is not None)
+    assert interrupted.poll() is None, output.read_text()
+    interrupt(interrupted, lambda: interrupted.send_signal(signal.SIGINT), output.read_text)
+    interrupted.wait(300)
+    assert "interrupt" in output.read_text()
+    may_end.touch()
     assert "cancelled" in user.types(blocks("Interrupt and resume", "bash")[0])
     assert re.search(r"resuming: [1-9]\d* of 30 mini-batches already finished", user.types(run))
     assert user.rows() == ROWS
@@ -135,4 +141,3 @@ def test_the_tutorial_word_for_word(user):
     (user.folder / "measure.yml").write_text(blocks("Without a flow", "yaml")[0])
     user.types(blocks("Without a flow", "bash")[0])
     assert (user.folder / "out2" / "parallel_run_step.txt").read_text().splitlines() == ROWS
-    wait_until(lambda: interrupted.poll() is not None)
