@@ -100,6 +100,7 @@ def nvidia_smi(tmp_path, monkeypatch):
     folder = tmp_path / "nvidia"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("prefect_parallel_run.node.gpus._PATIENCE", 300.0)
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
 

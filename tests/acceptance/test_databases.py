@@ -18,6 +18,7 @@ from prefect.blocks.system import Secret
 
 from prefect_parallel_run import InputError, ParallelRunConfig, ParallelRunStep, TabularDataset
 from prefect_parallel_run.cli.app import main
+from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.flows import parallel_run
 
 from ..postgresql import PASSWORD
@@ -184,13 +185,20 @@ def test_another_query_starts_another_run(interrupted):
 def test_prefect_retries_with_the_rows_of_the_first_attempt(shop, monkeypatch):
     """The query does not run again."""
     monkeypatch.setattr("prefect_parallel_run.compute.local._RESTARTS", 0)
-    monkeypatch.setattr("prefect_parallel_run.dispatch.state._NODE_PATIENCE", 5.0)
+    patience, open_target = "prefect_parallel_run.dispatch.state._NODE_PATIENCE", LocalTarget.open
+
+    def open_patiently(*arguments):
+        monkeypatch.setattr(patience, 300.0)
+        return open_target(*arguments)
+
+    monkeypatch.setattr(LocalTarget, "open", open_patiently)
 
     def lose_workers():
         wait_until(lambda: shop.calls()[3])
         shop.run_sql("DELETE FROM t")
         for process in ours("compute/worker.py"):
             process.kill()
+        monkeypatch.setattr(patience, 0.0)
         shop.gate.touch()
 
     thread = threading.Thread(target=lose_workers)
