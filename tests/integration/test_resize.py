@@ -184,4 +184,4 @@ def test_leases_survive_resizes(made):
     assert set(counts.values()) <= {1}
     assert sorted(counts) == sorted(index for _, index in made.noted("run"))
     assert node.close(graceful=True) == []
-    assert not made.alive()
+    wait_until(lambda: not made.alive())

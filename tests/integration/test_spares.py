@@ -260,7 +260,7 @@ def test_closing_a_node_kills_its_standby_child(bench, files, lives, graceful):
     assert spare not in lives.pids("init") + lives.pids("shutdown")
     assert len(lives.pids("shutdown")) == (1 if graceful else 0)
     assert not os.path.exists(node._scratch)
-    assert not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode()))
+    wait_until(lambda: not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode())))
 
 
 def test_slots_share_one_standby_child(bench, files, lives):
@@ -299,7 +299,7 @@ def test_slots_share_one_standby_child(bench, files, lives):
     assert len({receipt.mini_batch for receipt in receipts}) == len(receipts)
     assert {receipt.outcome for receipt in receipts} <= {"succeeded", "died"}
     assert not os.path.exists(node._scratch)
-    assert not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode()))
+    wait_until(lambda: not list(marked(f"PREFECT_PARALLEL_RUN_MARKER={settings.token}.{os.getpid()}".encode())))
 
 
 def _kill(process):
