@@ -14,6 +14,12 @@ from prefect_parallel_run.errors import ComputeTargetError
 
 from .conftest import wait_until
 
+#: A scheduler whose pages have a port of their own: the port that is Dask's default has one user on the whole machine.
+QUIET = {
+    "cls": Scheduler,
+    "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "port": 0},
+}
+
 MODULE = """
 import threading
 
@@ -72,8 +78,7 @@ class Job(ProcessInterface):
 
 def test_refused_workers_are_requested_again(monkeypatch):
     """Otherwise the cluster would count workers that it could not start."""
-    quiet = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
-    with SpecCluster(scheduler=quiet, worker={"cls": Job, "options": {}}, workers={}, silence_logs=False) as cluster:
+    with SpecCluster(scheduler=QUIET, worker={"cls": Job, "options": {}}, workers={}, silence_logs=False) as cluster:
         _scale(cluster, 1)
         there = dict(cluster.workers)
         monkeypatch.setattr(Job, "refuses", True)
@@ -114,11 +119,10 @@ def update_cache_late(client, monkeypatch):
 @pytest.mark.parametrize("chooses", [True, False], ids=["chooses", "only-scales"])
 def test_only_released_workers_stop_whatever_dask_keeps_in_its_cache(chooses, monkeypatch):
     """Otherwise a release would stop no worker, or all of them."""
-    quiet = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
     worker = {"cls": Worker, "options": {"nthreads": 1, "dashboard": False, "dashboard_address": "127.0.0.1:0"}}
     workers = dict.fromkeys(("a", "b", "c"), worker)
     with (
-        SpecCluster(scheduler=quiet, worker=worker, workers=workers, silence_logs=False) as cluster,
+        SpecCluster(scheduler=QUIET, worker=worker, workers=workers, silence_logs=False) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.wait_for_workers(3)

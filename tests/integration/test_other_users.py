@@ -115,7 +115,7 @@ def test_a_class_that_opens_a_plain_scheduler_is_refused(tmp_path, monkeypatch):
         "import distributed\n"
         "class Plain(distributed.LocalCluster):\n"
         "    def __init__(self):\n"
-        "        super().__init__(n_workers=0, host='127.0.0.1', dashboard_address=None)\n"
+        "        super().__init__(n_workers=0, host='127.0.0.1', dashboard_address='127.0.0.1:0')\n"
     )
     (tmp_path / "clusters_without_tls.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
