@@ -64,9 +64,9 @@ class ParallelRunConfig(FormModel):
     """append_row publishes every returned row, by default in one file; summary_only counts them."""
     source_directory: str | None = Field(default=None, title="Source directory")
     """Folder that is copied to the nodes with the script, and importable there; empty: the script's folder."""
-    entry_function: Annotated[Annotated[str, Field(pattern=FUNCTION)] | None, BeforeValidator(function_name)] = Field(
-        default=None, title="Function"
-    )
+    entry_function: Annotated[
+        Annotated[str, Field(json_schema_extra={"pattern": FUNCTION})] | None, BeforeValidator(function_name)
+    ] = Field(default=None, title="Function")
     """Name of a function in the script with the decorator @parallel_run; empty: the script's own init(), run(), shutdown()."""
     mini_batch_size: Annotated[
         Annotated[int, Field(title="Number", ge=1)] | Annotated[str, Field(title="With unit", pattern=SIZE)] | None,
