@@ -73,8 +73,8 @@ def unpacking(tmp_path, bundle):
 def test_an_archive_is_unpacked_once(tmp_path, bundle, unpacking):
     """All processes and threads get the same complete folder, written once."""
     processes = [unpacking() for _ in range(6)]
-    told = {process.communicate(timeout=300)[0].strip() for process in processes}
-    assert told == {f"{tmp_path / 'cache' / 'bundles' / bundle.sha256} 10"}
+    folders = {process.communicate(timeout=300)[0].strip() for process in processes}
+    assert folders == {f"{tmp_path / 'cache' / 'bundles' / bundle.sha256} 10"}
     assert (tmp_path / "noted").read_text().count("member") == 10
 
 
