@@ -60,7 +60,8 @@ def test_slurm_cluster(queue, tmp_path):
 
     size = {"cores": 1, "processes": 1, "memory": "1GB", "job_cpu": 4, "interface": "lo"}
     folders = {"log_directory": str(tmp_path / "logs"), "local_directory": str(tmp_path / "local")}
-    with SLURMCluster(**size, **folders, scheduler_options={"dashboard": False}) as cluster, Client(cluster) as client:
+    quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    with SLURMCluster(**size, **folders, scheduler_options=quiet) as cluster, Client(cluster) as client:
         cluster.scale(2)
         client.wait_for_workers(2, timeout=60)
         assert sorted(client.run(os.getenv, "SLURMD_NODENAME").values()) == ["node-1", "node-2"]
