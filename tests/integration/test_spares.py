@@ -69,7 +69,7 @@ def slot(bench, lives):
 
 @pytest.fixture
 def hangs_until(running_for, lives):
-    """Lets mini-batch 3 have used more than half of its timeout, and exceed it once *count* processes have noted *what*."""
+    """Lets mini-batch 3 have used 40 of its 60 s, and exceed them once *count* processes have noted *what*."""
 
     def install(what, count):
         running_for(lambda mini_batch: 0.0 if mini_batch != 3 else 40.0 if len(lives.pids(what)) < count else 1000.0)
