@@ -3,12 +3,13 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
+
+from .ports import free_port
 
 PASSWORD = "planted p@ss/w:rd#é"  # every character that has a meaning in a URI
 REFERENCE = "{{ prefect.blocks.secret.database-password }}"
@@ -63,9 +64,7 @@ def server():
         (folder / "password").chmod(0o644)
         authentication = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
         call("initdb", "-U", "tester", "--no-sync", "--encoding=UTF8", "--locale=C", *authentication)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         settings = f"-F -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
         call("pg_ctl", "--wait", "--timeout=120", "-l", folder / "log", "-o", settings, "start")
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -15,16 +14,11 @@ from pathlib import Path
 import psutil
 import yaml
 
+from ..ports import free_port
 from .conftest import wait_until
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "deployments" / "prefect.yaml"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Prefect:

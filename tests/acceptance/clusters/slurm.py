@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from ...ports import free_port
 from ..conftest import wait_until
 from .machines import Machine, Program
 
@@ -58,14 +58,6 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 NODE = "NodeName={node} NodeHostname={machine} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=8000\n"
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [free.getsockname()[1] for free in sockets]
-
-
 def all_run(daemons: list[Program]) -> bool:
     for daemon in daemons:
         assert daemon.runs, daemon.output
@@ -88,7 +80,7 @@ class Slurm:
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
         (folder / "state").mkdir()
-        ports = free_ports(1 + len(self.nodes))
+        ports = [free_port() for _ in ("slurmctld", *self.nodes)]
         facts = {"machine": "slurm", "folder": folder, "ports": ports}
         nodes = (NODE.format(node=node, port=port, **facts) for node, port in zip(self.nodes, ports[1:], strict=True))
         self.config.write_text("".join(nodes) + CONFIG.format(**facts))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from ...ports import free_port
 from ...processes import command_line
 from ..conftest import wait_until
 from .machines import Machine
@@ -30,9 +31,7 @@ class SSHServer:
         self.client_key, host_key = folder / "client", folder / "host"
         for key in (self.client_key, host_key):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         shared = {name: os.environ[name] for name in ("PPR_TEST_SESSION", "PYTHONPATH") if name in os.environ}
         settings = {
             "Port": self.port,

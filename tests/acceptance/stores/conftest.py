@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ...ports import free_port
 from ..conftest import wait_until
 
 BUCKET = "bucket"
@@ -101,9 +102,7 @@ def first(times: int, part: str, fault: str):
 @pytest.fixture(scope="session")
 def s3_server():
     """moto's server in a process of its own, and the proxy in front of it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
