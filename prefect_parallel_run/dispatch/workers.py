@@ -84,7 +84,8 @@ class LiveWorkers:
         answered, self._query = self._query, None
         self._next_query = now + _QUERY_INTERVAL
         try:
-            return self._update(answered.result()["workers"], now)
+            # As of the question: this process may have been stopped since the answer arrived, deaf to newer heartbeats.
+            return self._update(answered.result()["workers"], self._queried_at)
         except GONE as error:
             raise ComputeTargetError("scheduler", f"no answer: {error or type(error).__name__}") from error
 

@@ -6,14 +6,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.local import LocalTarget
+from prefect_parallel_run.dispatch import workers
 
 from .conftest import wait_until, worker_counts_of_eight
 
@@ -45,6 +48,21 @@ def test_a_cluster_opens_without_settings(bench):
         assert (cluster.prepared, cluster.slots) == (0, 2)
         assert len(cluster.client.nthreads()) == 1
     assert begun(bench) == []
+
+
+def test_a_stop_of_this_process_declares_no_worker_lost(monkeypatch):
+    """Ctrl-Z, or a paused machine, after the scheduler's answer has arrived: newer heartbeats could not be read."""
+    monkeypatch.setattr(workers, "_QUERY_INTERVAL", 0.0)
+    answered = threading.Event()
+    with LocalTarget().open(request(1, 1), threading.Event(), Future()) as cluster:
+        live = workers.LiveWorkers(cluster.client, cluster.discard, answered.set)
+        for pause in (0.0, 10 * workers._PATIENCE):
+            answered.clear()
+            assert live.poll() is None  # asks
+            assert answered.wait(300)
+            monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda pause=pause: time.monotonic() + pause))
+            assert live.poll() == []
+        assert len(live.info) == 1
 
 
 def test_a_worker_that_dies_during_setup_is_replaced(bench):
