@@ -6,7 +6,7 @@ from prefect import flow
 
 from prefect_parallel_run import ParallelRunConfig, ParallelRunStep
 
-scripts, files, output, log, how, seconds = sys.argv[1:]
+scripts, files, output, log, how, doors = sys.argv[1:]
 config = ParallelRunConfig(
     source_directory=scripts,
     entry_script="slow.py",
@@ -15,8 +15,11 @@ config = ParallelRunConfig(
     output_action="append_row",
     node_count=2,
     process_count_per_node=1,
+    run_invocation_timeout=1000,
 )
-step = ParallelRunStep("test", config, inputs=files, output=output, arguments=["--log", log, "--sleep", seconds])
+step = ParallelRunStep(
+    "test", config, inputs=files, output=output, arguments=["--log", log, "--sleep", "0.3", "--doors", doors]
+)
 
 
 @flow

@@ -17,15 +17,16 @@ from ..conftest import ours, wait_until
 from .conftest import ROOT, ledger
 
 
-def start(workshop, how, seconds="0.3"):
+def start(workshop, how):
+    """Start a flow that cannot end before it is cancelled: its mini-batches wait at doors."""
     command = [sys.executable, str(Path(__file__).with_name("cancelled_flow.py"))]
-    command += [str(workshop.scripts), str(workshop.files), str(workshop.output), str(workshop.log), how, seconds]
+    command += [str(workshop.scripts), str(workshop.files), str(workshop.output), str(workshop.log), how, "10,20"]
     from prefect.settings import PREFECT_API_URL
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": PREFECT_API_URL.value()}
     with stderr_of(workshop).open("w") as stderr:
         process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
-    wait_until(lambda: len(workshop.invocations()) >= 3 or process.poll() is not None, 120)
+    wait_until(lambda: len(workshop.invocations()) >= 3 or process.poll() is not None)
     assert process.poll() is None, stderr_of(workshop).read_text()
     return process
 
@@ -34,28 +35,36 @@ def stderr_of(workshop):
     return workshop.folder / "stderr.txt"
 
 
-def interrupt(workshop, process, number):
+def interrupt(workshop, process, number, has_effect):
     """Send a signal, and once more if Python has ignored it: the exception of a signal in a finalizer is lost."""
     process.send_signal(number)
     is_ignored = re.compile(r"Exception ignored in.*?(KeyboardInterrupt|TerminationSignal)", re.DOTALL)
-    wait_until(lambda: process.poll() is not None or is_ignored.search(stderr_of(workshop).read_text()), 60)
-    process.send_signal(number)  # does nothing for a process that has ended
+    wait_until(lambda: has_effect() or is_ignored.search(stderr_of(workshop).read_text()))
+    if not has_effect():
+        process.send_signal(number)
+        wait_until(has_effect)
 
 
 def run_directory(workshop):
     return next((workshop.output / "_parallel_run").glob("test-*"))
 
 
+def status(run):
+    return ledger(run, "SELECT value FROM run WHERE key='status'")[0][0]
+
+
 def check_cancelled_and_resume(workshop, process):
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     said = stderr_of(workshop).read_text()
-    wait_until(lambda: not ours(), 30)
+    wait_until(lambda: not ours())
     run = run_directory(workshop)
-    assert ledger(run, "SELECT value FROM run WHERE key='status'") == [("cancelled",)], said
+    assert status(run) == "cancelled", said
     assert not (workshop.output / "parallel_run_step.txt").exists()
     assert ledger(run, "SELECT COUNT(*) FROM attempts WHERE outcome <> 'succeeded'") == [(0,)], "cancelling is no failed try"
     done = {row[0] for row in ledger(run, "SELECT mini_batch FROM mini_batches WHERE state='succeeded'")}
     before = len(workshop.invocations())
+    for door in (10, 20):
+        workshop.open_door(door)
     assert main(["resume", str(run)]) == 0
     assert {index for index, _ in workshop.invocations()} == set(range(50))
     assert len(workshop.invocations()) - before == 50 - len(done)
@@ -68,16 +77,15 @@ def check_cancelled_and_resume(workshop, process):
 def test_a_signal_ends_it(workshop, how, number):
     """SIGTERM, as sent by a Prefect worker, and Ctrl-C."""
     process = start(workshop, how)
-    interrupt(workshop, process, number)
+    interrupt(workshop, process, number, lambda: process.poll() is not None)
     check_cancelled_and_resume(workshop, process)
 
 
 def test_ctrl_c_twice(workshop):
     """The second one arrives during the cleanup and shortens it; still no process is left, and the run can be resumed."""
     process = start(workshop, "called")
-    process.send_signal(signal.SIGINT)
     run = run_directory(workshop)
-    wait_until(lambda: ledger(run, "SELECT value FROM run WHERE key='status'") == [("cancelled",)])
+    interrupt(workshop, process, signal.SIGINT, lambda: status(run) == "cancelled")
     process.send_signal(signal.SIGINT)
     check_cancelled_and_resume(workshop, process)
 
@@ -95,15 +103,16 @@ def test_resume_itself_can_be_cancelled(workshop):
     """Exit code 130 for both Ctrl-C and SIGTERM."""
     process = start(workshop, "called")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    wait_until(lambda: not ours(), 30)
+    process.communicate(timeout=600)
+    wait_until(lambda: not ours())
     run = run_directory(workshop)
     seen = len(workshop.invocations())
+    workshop.open_door(10)
     command = [sys.executable, "-m", "prefect_parallel_run.cli", "resume", str(run)]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as resumed:
-        wait_until(lambda: len(workshop.invocations()) > seen + 2, 60)
+        wait_until(lambda: len(workshop.invocations()) > seen + 2)
         resumed.send_signal(signal.SIGTERM)
-        resumed.communicate(timeout=60)
+        resumed.communicate(timeout=600)
     assert resumed.returncode == 130
-    wait_until(lambda: not ours(), 30)
-    assert ledger(run, "SELECT value FROM run WHERE key='status'") == [("cancelled",)]
+    wait_until(lambda: not ours())
+    assert status(run) == "cancelled"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def writer(task, check_cancelled):
     return written
 
 
+def repeat_ctrl_c_if_ignored(monkeypatch):
+    """Send it to this process again: Python ignores an exception that is raised while a finalizer runs."""
+    report = sys.unraisablehook
+
+    def repeat(unraisable):
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            report(unraisable)
+
+    monkeypatch.setattr(sys, "unraisablehook", repeat)
+
+
 def step(workshop, **fields):
     return workshop.step(append_row_file_name="names.jsonl", append_row_max_file_size=300, node_count=2, **fields)
 
@@ -86,6 +100,7 @@ def test_ctrl_c_leaves_the_earlier_result_and_nothing_else(workshop, monkeypatch
     (workshop.output / "names.jsonl").mkdir(parents=True)
     (workshop.output / "names.jsonl" / "part-00000.jsonl").write_text("before")
     monkeypatch.setattr(runner, "write_on_node", write_for_ever)
+    repeat_ctrl_c_if_ignored(monkeypatch)
 
     def interrupt():
         wait_until(lambda: list(workshop.output.glob("_parallel_run/*/began")))
