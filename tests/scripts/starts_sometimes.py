@@ -1,11 +1,16 @@
-"""Its init() fails in every process but the first: whoever makes the file --claim has it."""
+"""Its init() fails in every process but the first: whoever makes the file --claim has it.
+
+run() waits for the file --open.
+"""
 
 import os
 import sys
+import time
 
 from counts import note
 
 CLAIM = sys.argv[sys.argv.index("--claim") + 1]
+OPEN = sys.argv[sys.argv.index("--open") + 1]
 
 
 def init():
@@ -14,4 +19,6 @@ def init():
 
 def run(mini_batch, context):
     note("run", context.minibatch_index, context.try_number)
+    while not os.path.exists(OPEN):
+        time.sleep(0.005)
     return [os.path.basename(path) for path in mini_batch]

@@ -56,7 +56,7 @@ class Driver:
     def run(self, boundary=None, **options):
         """Return the exit status and what was printed."""
         with self.start(boundary, **options) as process:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=600)
         assert process.returncode in (0, -9), err
         return process.returncode, json.loads(out) if out else None
 
@@ -77,4 +77,4 @@ def driver(workshop):
 @pytest.fixture(autouse=True)
 def all_is_gone():
     yield
-    wait_until(lambda: not ours(), 20)
+    wait_until(lambda: not ours())

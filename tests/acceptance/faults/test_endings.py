@@ -191,7 +191,7 @@ def test_fewer_tries_on_resume_are_kept_to(driver, workshop, monkeypatch, capsys
     )
     process.kill()
     process.communicate()
-    wait_until(lambda: not ours(), 20)
+    wait_until(lambda: not ours())
     run = str(driver.runs[0])
     assert main(["resume", run, "--run-max-try", "1"]) == 0
     assert ledger(run, "SELECT state, attempts FROM mini_batches WHERE mini_batch=0") == [("failed", 1)]

@@ -13,15 +13,13 @@ from .conftest import ledger
 
 pytestmark = pytest.mark.usefixtures("shared_cluster")
 
-MOST = 60.0  # s, a generous bound
-
 
 @pytest.fixture
 def slow_listing(monkeypatch):
     """Have the listing stop before file 50 until *fact* is true; then call *end*."""
 
     def slow_down(fact, end=lambda: None):
-        pause_listing(monkeypatch, lambda: (wait_until(fact, MOST), end()))
+        pause_listing(monkeypatch, lambda: (wait_until(fact), end()))
 
     yield slow_down
     monkeypatch.undo()

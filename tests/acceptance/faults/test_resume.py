@@ -54,7 +54,7 @@ def test_killed_at_every_write_boundary(driver, workshop):
             rows = ledger(driver.runs[0], "SELECT mini_batch FROM mini_batches WHERE state='succeeded'")
             before = Counter(index for index, _ in workshop.invocations())
             committed = {row[0]: before[row[0]] for row in rows}
-        wait_until(lambda: not ours(), 20)
+        wait_until(lambda: not ours())
         began = time.monotonic()
         status, _ = driver.run()
         assert status == 0
@@ -79,7 +79,7 @@ def test_killed_at_random_moments_again_and_again(driver, workshop):
                 process.kill()
                 process.communicate()
             kills += 1
-            wait_until(lambda: not ours(), 20)
+            wait_until(lambda: not ours())
         began = time.monotonic()
         assert driver.run()[0] == 0
         check_finished(driver, workshop, kills)
@@ -87,29 +87,32 @@ def test_killed_at_random_moments_again_and_again(driver, workshop):
         report("kill -9 at a random moment, five times in a row", extra=extra, seconds=time.monotonic() - began)
 
 
-def test_children_and_workers_are_killed_throughout(driver, workshop):
+def test_children_and_workers_are_killed_throughout(driver, workshop, monkeypatch):
     """Seeded; nothing is lost or doubled, and no mini-batch is tried more often than allowed."""
     chance = random.Random(3)
+    # Some work between two kills: the run ends, rightly, when no node has a process that starts.
+    doors = range(5, 50, 5)
+    monkeypatch.setenv("DRIVER_ARGUMENTS", f"--doors {','.join(map(str, doors))}")
     with driver.start(seconds=0.1, node_count=2, run_max_try=20) as process:
-        kills, next_kill = 0, 0
-        while process.poll() is None and kills < 12:
-            victims = ours("child/__main__.py") * 4 + ours("compute/worker.py")
-            invocations = len(workshop.invocations())
-            if invocations > next_kill and victims:
-                try:
-                    chance.choice(victims).kill()
-                    # Some work between two kills: the run ends, rightly, when no node has a process that starts.
-                    kills, next_kill = kills + 1, invocations + 3
-                except psutil.NoSuchProcess:
-                    continue
-            time.sleep(0.02)
-        _, err = process.communicate(timeout=120)
+        for door in doors:
+            wait_until(lambda door=door: len(workshop.invocations()) > door or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
+            kill_one(chance)
+            workshop.open_door(door)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert kills > 5
     assert driver.result.read_bytes() == EXPECTED
     assert main(["verify", str(driver.runs[0])]) == 0
     doubled = "SELECT mini_batch FROM attempts WHERE outcome='succeeded' GROUP BY mini_batch HAVING COUNT(*) <> 1"
     assert ledger(driver.runs[0], doubled) == []
+
+
+def kill_one(chance):
+    """Kill a child or, more rarely, a worker."""
+    while True:
+        with contextlib.suppress(IndexError, psutil.NoSuchProcess):  # none is there at the moment, or it has just ended
+            chance.choice(ours("child/__main__.py") * 4 + ours("compute/worker.py")).kill()
+            return
 
 
 def test_no_orphan_survives_a_killed_flow_process(driver, workshop):
@@ -119,9 +122,7 @@ def test_no_orphan_survives_a_killed_flow_process(driver, workshop):
         assert len(ours()) >= 4
         process.kill()
         process.communicate()
-    began = time.monotonic()
-    wait_until(lambda: not ours(), 30)
-    assert time.monotonic() - began < 20  # promised: 5 s; generous, since machines are shared
+    wait_until(lambda: not ours())
 
 
 def guardians():
@@ -141,7 +142,7 @@ def test_a_killed_guardian_is_replaced_and_the_run_resumes_right(driver, worksho
         wait_until(lambda: "guardian_replaced" in log.read_text())  # written a moment after it happened
         process.kill()
         process.communicate()
-    wait_until(lambda: not ours(), 30)
+    wait_until(lambda: not ours())
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert [event["exit"] for event in events if event["event"] == "guardian_replaced"] == [-signal.SIGKILL]
     assert driver.run(seconds=0.1)[0] == 0
@@ -166,7 +167,7 @@ def test_no_child_survives_its_guardian_worker_and_flow_process(driver, workshop
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
         process.communicate()
-    wait_until(lambda: not ours(), 30)
+    wait_until(lambda: not ours())
 
 
 def aborted(workshop, **fields):

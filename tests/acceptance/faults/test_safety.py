@@ -11,6 +11,7 @@ import pytest
 from prefect import flow
 
 from prefect_parallel_run import LimitExceededError, OutputError
+from prefect_parallel_run._threads import begin
 from prefect_parallel_run.cli import main
 
 from ..conftest import wait_until
@@ -79,10 +80,14 @@ def test_a_link_in_place_of_a_part_is_not_followed(workshop, capsys):
 
 def test_a_script_that_starts_in_some_processes_only_is_used_there(workshop, caplog):
     """With a warning; everything is run."""
-    arguments = ("--log", str(workshop.log), "--claim", str(workshop.folder / "claim"))
-    result = workshop.step("starts_sometimes.py", *arguments, node_count=2, mini_batch_size=1)()
-    assert result.items_succeeded == 100
-    assert "could not start the entry script (init): FileExistsError" in caplog.text
+    gate = workshop.folder / "open"
+    arguments = ("--log", str(workshop.log), "--claim", str(workshop.folder / "claim"), "--open", str(gate))
+    run = begin(workshop.step("starts_sometimes.py", *arguments, node_count=2, mini_batch_size=1))
+    try:
+        wait_until(lambda: "could not start the entry script (init): FileExistsError" in caplog.text)
+    finally:
+        gate.touch()
+    assert run.result(600).items_succeeded == 100
 
 
 @pytest.fixture
@@ -94,7 +99,7 @@ def small_disk(tmp_path):
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
     yield place
-    wait_until(lambda: subprocess.run(["umount", str(place)], capture_output=True, check=False).returncode == 0, 30)
+    wait_until(lambda: subprocess.run(["umount", str(place)], capture_output=True, check=False).returncode == 0)
 
 
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(workshop, small_disk, capsys):
@@ -116,11 +121,12 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(workshop, s
 
 def test_an_output_folder_that_is_removed_meanwhile(workshop):
     """The run fails with that as its reason, in a bounded time."""
-    step = workshop.step("slow.py", "--sleep", "0.2", mini_batch_size=2, run_max_try=1)
+    step = workshop.step("slow.py", "--sleep", "0.2", "--doors", "8", mini_batch_size=2, run_max_try=1)
 
     def remove():
         wait_until(lambda: len(workshop.invocations()) >= 4)
         shutil.rmtree(workshop.output, ignore_errors=True)
+        workshop.open_door(8)
 
     remover = threading.Thread(target=remove)
     remover.start()
