@@ -123,7 +123,7 @@ class OtherUser:
         """Let the task end; it must have run once, beside whatever went on, and nothing that all share be changed."""
         assert self.read_settings() == self.settings
         self.gate.set()
-        assert self.work.result(timeout=60) == "worked"
-        assert self.kept.result(timeout=60) == "kept"
+        assert self.work.result(timeout=300) == "worked"
+        assert self.kept.result(timeout=300) == "kept"
         assert self.runs.get() == 1
         self.runs.delete()

@@ -142,7 +142,7 @@ class Machine(ThisMachine):
         command += [name, ":".join(str(path) for path in hidden or []), ":".join(needed())]
         self.holder = Program(command, folder / f"{name}.log")
         try:
-            wait_until(self._is_ready, 20)
+            wait_until(self._is_ready)
             self.init: int = wait_until(psutil.Process(self.holder.outer.pid).children)[0].pid
             self.entering = ("nsenter", "--target", str(self.init), "--mount", "--pid", "--uts", "--ipc", "--net", "--")
         except BaseException:

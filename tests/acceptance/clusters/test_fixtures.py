@@ -5,7 +5,6 @@ import signal
 from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ...processes import lives
@@ -21,7 +20,7 @@ def test_workers_come_and_go_beside_another_users_task(start_cluster, other_user
         client.wait_for_workers(2)
         pid = client.run(os.getpid)
         lone.kill()
-        wait_until(lambda: len(client.run(os.getpid)) == 1)
+        wait_until(lambda: len(client.nthreads()) == 1)  # client.run() raises while the scheduler has the lost one too
         assert set(client.run(os.getpid).items()) < set(pid.items())
         user.finish()
         before = list(client.run(os.getpid).values())
@@ -36,9 +35,9 @@ def test_tls_lets_in_whom_the_authority_signed(start_cluster, authority, strange
     cluster = start_cluster("a", tls=authority.options("server"))
     assert cluster.address.startswith("tls://127.0.0.1:")
     with Client(cluster.address, security=authority.security("client")) as client:
-        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert client.submit(sum, [1, 2]).result(timeout=300) == 3
     with pytest.raises(OSError, match="TLS certificate does not match"):
-        Client(cluster.address, security=stranger.security("client"), timeout=2)
+        Client(cluster.address, security=stranger.security("client"), timeout=300)
 
 
 def test_ssh_cluster(ssh):
@@ -49,7 +48,7 @@ def test_ssh_cluster(ssh):
     hosts = ["127.0.0.1"] * 3
     with SSHCluster(hosts, connect_options=ssh.connect_options, worker_options=options) as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
-        assert client.submit(os.uname).result(timeout=60).nodename == "reached-by-ssh"
+        assert client.submit(os.uname).result(timeout=300).nodename == "reached-by-ssh"
     wait_until(lambda: not ssh.programs())
 
 
@@ -63,7 +62,7 @@ def test_slurm_cluster(queue, tmp_path):
     quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     with SLURMCluster(**size, **folders, scheduler_options=quiet) as cluster, Client(cluster) as client:
         cluster.scale(2)
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=300)
         assert sorted(client.run(os.getenv, "SLURMD_NODENAME").values()) == ["node-1", "node-2"]
         assert [job.split()[1] for job in queue.jobs()] == ["RUNNING"] * 2
     wait_until(lambda: not queue.jobs())
@@ -74,7 +73,7 @@ def test_hosts_have_folders_of_their_own_and_a_plug(network, start_cluster, tmp_
     first, second = (network.host(name, [tmp_path]) for name in ("first", "second"))
     fact = tmp_path / "fact"
     first.path(fact).write_text("seen")
-    cluster = start_cluster(on=network)
+    cluster = start_cluster(on=network, environment={"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "600s"})  # outlasts the cut
     for host in (first, second):
         cluster.start_worker(host.name, on=host)
     with cluster.client() as client:
@@ -85,10 +84,10 @@ def test_hosts_have_folders_of_their_own_and_a_plug(network, start_cluster, tmp_
         assert sorted(told.nodename for told in client.run(os.uname).values()) == ["first", "second"]
         second.cut()
         waiting = client.submit(sum, [1, 2], workers=["second"])
-        assert client.submit(sum, [3, 4], workers=["first"]).result(timeout=60) == 7
+        assert client.submit(sum, [3, 4], workers=["first"]).result(timeout=300) == 7
         assert not waiting.done()
         second.mend()
-        assert waiting.result(timeout=60) == 3
+        assert waiting.result(timeout=300) == 3
 
 
 def test_a_worker_that_is_cut_off_for_long_ends_and_does_not_come_back(network, start_cluster):
@@ -110,10 +109,14 @@ def test_a_machine_leaves_nothing_behind(tmp_path, namespaces):
     """Neither processes, those in sessions of their own included, nor mounts."""
     from .machines import Machine
 
-    mounts = Path("/proc/self/mounts").read_text()
+    def mounts():
+        """What is mounted where the machine had mounts of its own; other tests mount elsewhere meanwhile."""
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        return [line for line in lines if line.split()[1].startswith(("/proc", str(tmp_path)))]
+
+    before = mounts()
     with closing(Machine("short-lived", tmp_path, hidden=[tmp_path])) as machine:
         machine.start("shell", ["setsid", "sh", "-c", "sleep 1000 & sleep 1001"])
         left = wait_until(lambda: len(found := machine.processes()) >= 3 and found)
-    psutil.wait_procs(left, timeout=20)
-    assert not any(map(lives, left))
-    assert Path("/proc/self/mounts").read_text() == mounts
+    wait_until(lambda: not any(map(lives, left)))
+    assert mounts() == before

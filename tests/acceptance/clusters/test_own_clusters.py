@@ -1,9 +1,10 @@
 """Clusters that are opened for a step, and end with it: SSH, SLURM, and Dask's own classes; and TLS."""
 
 import logging
-import threading
 
 import pytest
+
+from prefect_parallel_run._threads import begin
 
 from ...interpreter import facts_of
 from ..conftest import wait_until
@@ -109,17 +110,14 @@ def test_a_cluster_grows_and_shrinks(workshop, caplog):
         min_nodes=1,
         process_count_per_node=1,
         mini_batch_size=1,
-        run_invocation_timeout=300,
     )
-    found = {}
     with caplog.at_level(logging.INFO):
-        thread = threading.Thread(target=lambda: found.update(result=step()))
-        thread.start()
-        wait_until(lambda: caplog.text.count("released idle node") == 2, 120)
+        run = begin(step)
+        wait_until(lambda: caplog.text.count("released idle node") == 2)
         gate.touch()
-        thread.join(120)
-    assert len(names(found["result"])) == 100
-    assert verified(found["result"])
+        result = run.result(600)
+    assert len(names(result)) == 100
+    assert verified(result)
     joined = [record.args[0] for record in caplog.records if getattr(record, "action", "") == "node_joined"]
     assert sorted(joined) == ["node-0", "node-1", "node-2"]
     assert workshop.invocations() == [(number, 1) for number in range(100)]

@@ -4,10 +4,11 @@ import json
 import logging
 import os
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+
+from prefect_parallel_run._threads import begin
 
 from ...processes import command_line
 from ..conftest import wait_until
@@ -76,6 +77,8 @@ def test_a_worker_that_others_keep_busy_keeps_nothing_from_us(workshop, start_cl
 def test_fewer_nodes_than_asked(workshop, start_cluster, caplog):
     """Those that are there begin after node_start_timeout, with a warning; one that comes later is used."""
     cluster = start_cluster("a")
+    with cluster.client() as client:
+        client.wait_for_workers(1)
     gate = workshop.folder / "open"
     step = workshop.step(
         "gated.py",
@@ -86,37 +89,32 @@ def test_fewer_nodes_than_asked(workshop, start_cluster, caplog):
         node_start_timeout=1,
         mini_batch_size=5,
     )
-    found = {}
     with caplog.at_level(logging.INFO):
-        thread = threading.Thread(target=lambda: found.update(result=step()))
-        thread.start()
+        run = begin(step)
         wait_until(lambda: "starting with 1 of 2 nodes" in caplog.text)
         cluster.start_worker("late")
         wait_until(lambda: "node-1 opened" in caplog.text)
         gate.touch()
-        thread.join(120)
-    assert names(found["result"]) == EXPECTED
-    assert verified(found["result"])
+        result = run.result(600)
+    assert names(result) == EXPECTED
+    assert verified(result)
 
 
 def test_a_node_that_cannot_start_is_reported_without_a_lease(workshop, start_cluster, caplog):
     """A paced step sends mini-batches to idle processes only: here, the first of them waits for the report."""
     cluster, gate = start_cluster("a"), workshop.folder / "open"
-    settings = {"node_count": 2, "min_nodes": 1, "process_count_per_node": 1, "run_invocation_timeout": 300}
+    settings = {"node_count": 2, "min_nodes": 1, "process_count_per_node": 1}
     settings |= {"mini_batches_per_minute": 600, "compute_target": cluster.address}
     step = workshop.step("one_node_starts.py", "--open", str(gate), **settings)
-    found = {}
     with caplog.at_level(logging.INFO):
-        thread = threading.Thread(target=lambda: found.update(result=step()))
-        thread.start()
+        run = begin(step)
         wait_until(lambda: "node-0 opened" in caplog.text)
         cluster.start_worker("b")
         try:
             wait_until(lambda: "a process on node-1 could not start the entry script (init): OSError: no GPU" in caplog.text)
         finally:
             gate.touch()
-            thread.join(120)
-    assert names(found["result"]) == EXPECTED
+        assert names(run.result(600)) == EXPECTED
 
 
 def test_min_nodes_begins_at_once(workshop, start_cluster):
@@ -155,19 +153,17 @@ def test_targets_that_are_none(workshop, target, words):
 def test_a_killed_worker_costs_no_row(workshop, start_cluster, scripts):
     """Its nanny starts another one, which is used; nothing is lost or doubled."""
     cluster = start_cluster("a", "b")
-    step = workshop.step(
-        "slow.py", "--sleep", "0.05", compute_target=cluster.address, node_count=2, process_count_per_node=1, mini_batch_size=1
-    )
-    found = {}
-    thread = threading.Thread(target=lambda: found.update(result=step()))
-    thread.start()
+    words = ("--sleep", "0.05", "--doors", "30")  # so that there is work until the worker is killed
+    options = {"compute_target": cluster.address, "node_count": 2, "process_count_per_node": 1, "mini_batch_size": 1}
+    run = begin(workshop.step("slow.py", *words, **options))
     wait_until(lambda: len(workshop.invocations()) > 20)
     worker = next(p for p in cluster.workers["a"].tree() if "spawn_main" in command_line(p))
     worker.kill()
-    thread.join(120)
-    assert len(names(found["result"])) == 100
-    assert sorted(names(found["result"])) == names(found["result"])
-    assert verified(found["result"])
+    workshop.open_door(30)
+    result = run.result(600)
+    assert len(names(result)) == 100
+    assert sorted(names(result)) == names(result)
+    assert verified(result)
 
 
 def test_a_killed_scheduler_ends_the_step_and_its_processes(workshop, start_cluster):
@@ -176,24 +172,16 @@ def test_a_killed_scheduler_ends_the_step_and_its_processes(workshop, start_clus
 
     cluster = start_cluster("a")
     options = {"process_count_per_node": 1, "mini_batch_size": 1, "run_max_try": 1}
-    step = workshop.step("slow.py", "--sleep", "0.05", compute_target=cluster.address, **options)
-    found = {}
-
-    def run():
-        try:
-            step()
-        except ComputeTargetError as error:
-            found["error"] = error
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    words = ("--sleep", "0.05", "--doors", "30")  # so that there is work until the scheduler is killed
+    run = begin(workshop.step("slow.py", *words, compute_target=cluster.address, **options))
     wait_until(lambda: len(workshop.invocations()) > 20)
     cluster.scheduler.kill()
-    thread.join(120)
-    assert "error" in found
+    with pytest.raises(ComputeTargetError):
+        run.result(600)
     wait_until(lambda: not facts(cluster))
     done = len({index for index, _ in workshop.invocations()})
-    result = workshop.step("slow.py", "--sleep", "0.05", **options)()
+    workshop.open_door(30)
+    result = workshop.step("slow.py", *words, **options)()
     assert len(names(result)) == 100
     assert len(workshop.invocations()) < 100 + done
     assert verified(result)
@@ -272,7 +260,7 @@ def test_a_flow_process_that_dies_leaves_nothing_on_the_workers(workshop, start_
         f"config = ParallelRunConfig(source_directory={str(workshop.scripts)!r}, entry_script='slow.py', error_threshold=-1,\n"
         f"    output_action='append_row', mini_batch_size=1, process_count_per_node=1, compute_target={cluster.address!r})\n"
         f"ParallelRunStep('dies', config, inputs={str(workshop.files)!r}, output={str(workshop.output)!r},\n"
-        f"    arguments=['--log', {str(workshop.log)!r}, '--sleep', '0.05'])()\n"
+        f"    arguments=['--log', {str(workshop.log)!r}, '--sleep', '0.05', '--doors', '10'])()\n"
     )
     server = {"PREFECT_API_URL": PREFECT_API_URL.value()}  # the session's: one of its own would outlive it
     flow = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **server})
@@ -280,7 +268,7 @@ def test_a_flow_process_that_dies_leaves_nothing_on_the_workers(workshop, start_
     assert facts(cluster)
     flow.kill()
     flow.wait()
-    wait_until(lambda: not facts(cluster), 180)
+    wait_until(lambda: not facts(cluster))
 
 
 def test_the_cluster_around_a_step_is_used(workshop):
