@@ -7,6 +7,7 @@ def test_two_nodes_work_on_a_gpu_each(workshop, nvidia_smi):
     made = workshop.step(
         "tells_gpu.py",
         *("--crash", "3,5,11", "--log", str(workshop.log)),
+        *("--processes", "2"),  # one per node: else the work may be done before the second is there
         node_count=2,
         process_count_per_node=None,
         mini_batch_size=1,

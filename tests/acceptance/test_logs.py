@@ -38,6 +38,11 @@ def agree(run_directory):
     return rows == sorted((*map(str, row[:5]), f"{row[5]:.6f}", f"{row[6]:.6f}", row[7]) for row in found)
 
 
+def count(path, kind):
+    """Return how many events of a kind a node has recorded."""
+    return sum(json.loads(line)["event"] == kind for line in path.read_text().splitlines())
+
+
 def test_what_the_script_logs_is_in_the_task_runs_log(workshop):
     """At its own level, with its process in front, what belongs together together; without secrets, and without escapes."""
     ids = []
@@ -84,8 +89,8 @@ def test_the_files_of_a_run_that_is_gone_on_with_agree_with_its_ledger(workshop)
         nodes = [node for node in ("node-0", "node-1") if (logs / f"{prefix}{node}.processes.jsonl").exists()]
         assert nodes  # the drive may be over before the other one has opened
         for node in nodes:
-            events = [json.loads(line) for line in (logs / f"{prefix}{node}.processes.jsonl").read_text().splitlines()]
-            kinds = [event["event"] for event in events]
-            assert kinds.count("started") == kinds.count("ended") >= 1
+            events = logs / f"{prefix}{node}.processes.jsonl"
+            wait_until(lambda events=events: count(events, "started") == count(events, "ended") >= 1)
+            wait_until((logs / f"{prefix}{node}.resources.csv").exists)  # a run does not wait long for its nodes' last lines
             with (logs / f"{prefix}{node}.resources.csv").open(newline="") as file:
                 assert float(list(csv.DictReader(file))[-1]["memory_used"]) > 0
