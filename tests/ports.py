@@ -1,4 +1,4 @@
-"""Ports for servers that are told which one to listen on."""
+"""Ports for servers that need the number of theirs before they start."""
 
 import secrets
 import socket

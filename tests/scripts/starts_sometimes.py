@@ -1,7 +1,4 @@
-"""Its init() fails in every process but the first: whoever makes the file --claim has it.
-
-run() waits for the file --open.
-"""
+"""init() fails in every process but the one that makes the file --claim. run() waits for the file --open."""
 
 import os
 import sys

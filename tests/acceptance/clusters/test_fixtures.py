@@ -110,7 +110,7 @@ def test_a_machine_leaves_nothing_behind(tmp_path, namespaces):
     from .machines import Machine
 
     def mounts():
-        """What is mounted where the machine had mounts of its own; other tests mount elsewhere meanwhile."""
+        """Return the mounts below the folders that the machine covers; other tests mount elsewhere meanwhile."""
         lines = Path("/proc/self/mounts").read_text().splitlines()
         return [line for line in lines if line.split()[1].startswith(("/proc", str(tmp_path)))]
 
