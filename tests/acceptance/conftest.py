@@ -54,6 +54,23 @@ def wait_until_equal(fact, expected, seconds=300.0):
     assert value == expected
 
 
+def prefect_wrote(text: bytes) -> bool:
+    """Check whether *text* is in a file of Prefect's: in its home, or in the database, which the test server has elsewhere."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+
+    database = Path(PREFECT_API_DATABASE_CONNECTION_URL.value().partition(":///")[2])
+    assert database.is_file()
+    return any(text in read(path) for top in (PREFECT_HOME.value(), database.parent) for path in top.rglob("*"))
+
+
+def read(path: Path) -> bytes:
+    """Return the bytes of a file; none for a folder, or for a file that Prefect's server has deleted meanwhile."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
+
+
 def pause_listing(monkeypatch, pause, after=50):
     """Have every listing call *pause* when it has listed so many files."""
     from prefect_parallel_run.storage.folders import FileBlock
