@@ -9,15 +9,16 @@ import psutil
 IGNORED = re.compile(r"Exception ignored in.*?(KeyboardInterrupt|TerminationSignal)", re.DOTALL)
 
 
-def interrupt(process, send, printed):
-    """Call *send*, which signals a process, and again if Python has ignored the signal, as *printed()* shows."""
+def interrupt(send, has_effect, printed):
+    """Call *send*, which signals a process, until it has its effect: again if Python ignores it, as *printed()* shows."""
     send()
-    deadline = time.monotonic() + 300
-    while process.poll() is None and not IGNORED.search(printed()):
+    deadline, is_ignored = time.monotonic() + 300, False
+    while not has_effect():
         assert time.monotonic() < deadline, printed()
+        if not is_ignored and IGNORED.search(printed()):
+            is_ignored = True
+            send()
         time.sleep(0.02)
-    if process.poll() is None:
-        send()
 
 
 def command_line(process: psutil.Process) -> str:

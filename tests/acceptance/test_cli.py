@@ -135,7 +135,7 @@ def test_ctrl_c_suggests_resume_which_shows_a_bar(program, workshop):
     try:
         terminal.wait_for(lambda lines: any("9 of 10 mini-batches" in line for line in lines))
         send = partial(os.killpg, running.pid, signal.SIGINT)
-        interrupt(running, send, lambda: "\n".join(terminal.wait_for(lambda _: True)))
+        interrupt(send, lambda: running.poll() is not None, lambda: "\n".join(terminal.wait_for(lambda _: True)))
         assert running.wait(300) == 130
     finally:
         gate.touch()

@@ -1,7 +1,6 @@
 """A cancelled run ends quickly, records it in its ledger, and can be resumed."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from prefect.states import Cancelling
 
 from prefect_parallel_run.cli import main
 
+from ...processes import interrupt
 from ..conftest import ours, wait_until
 from .conftest import ROOT, ledger
 
@@ -35,14 +35,9 @@ def stderr_of(workshop):
     return workshop.folder / "stderr.txt"
 
 
-def interrupt(workshop, process, number, has_effect):
-    """Send a signal, and once more if Python has ignored it: the exception of a signal in a finalizer is lost."""
-    process.send_signal(number)
-    is_ignored = re.compile(r"Exception ignored in.*?(KeyboardInterrupt|TerminationSignal)", re.DOTALL)
-    wait_until(lambda: has_effect() or is_ignored.search(stderr_of(workshop).read_text()))
-    if not has_effect():
-        process.send_signal(number)
-        wait_until(has_effect)
+def send(workshop, process, number, has_effect):
+    """Send a signal, and wait for its effect."""
+    interrupt(lambda: process.send_signal(number), has_effect, stderr_of(workshop).read_text)
 
 
 def run_directory(workshop):
@@ -77,7 +72,7 @@ def check_cancelled_and_resume(workshop, process):
 def test_a_signal_ends_it(workshop, how, number):
     """SIGTERM, as sent by a Prefect worker, and Ctrl-C."""
     process = start(workshop, how)
-    interrupt(workshop, process, number, lambda: process.poll() is not None)
+    send(workshop, process, number, lambda: process.poll() is not None)
     check_cancelled_and_resume(workshop, process)
 
 
@@ -85,7 +80,7 @@ def test_ctrl_c_twice(workshop):
     """The second one arrives during the cleanup and shortens it; still no process is left, and the run can be resumed."""
     process = start(workshop, "called")
     run = run_directory(workshop)
-    interrupt(workshop, process, signal.SIGINT, lambda: status(run) == "cancelled")
+    send(workshop, process, signal.SIGINT, lambda: status(run) == "cancelled")
     process.send_signal(signal.SIGINT)
     check_cancelled_and_resume(workshop, process)
 
