@@ -54,9 +54,14 @@ def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
     _hide_own_errors()
     step = step_of(options)
     results: list[ParallelRunResult] = []
+    errors: list[ParallelRunError] = []
 
     def run_step(config: str, inputs: list[str], output: str | None) -> ParallelRunResult:  # noqa: ARG001  shown as the flow run's parameters
-        results.append(step())
+        try:
+            results.append(step())
+        except ParallelRunError as error:
+            errors.append(error)
+            raise
         return results[-1]
 
     flow = Flow(run_step, name=FLOW_NAME, flow_run_name=step.name, validate_parameters=False, description=step.description)
@@ -67,8 +72,10 @@ def run_in_flow(options: StepOptions, config: str) -> ParallelRunResult:
     except TerminationSignal:  # Prefect converts SIGTERM to this
         raise KeyboardInterrupt from None
     except httpx.HTTPError as error:
-        if results:  # the run itself has finished
+        if results or errors:  # the run itself has ended
             notify(f"lost the connection to Prefect's API, which does not know how the run ended: {error}")
+            if errors:
+                raise errors[-1] from None
             return results[-1]
         raise ConnectionError(f"lost the connection to Prefect's API: {error}") from error
 
@@ -103,9 +110,9 @@ def _hide_own_errors() -> None:
     """Hide, on this console only, what Prefect logs of an exception of this package: the command prints its message."""
     for handler in {*logging.getLogger("prefect").handlers, *logging.getLogger().handlers}:
         if getattr(handler, "stream", None) is sys.stderr:
-            handler.addFilter(_is_other)
+            handler.addFilter(_is_not_own_error)
 
 
-def _is_other(record: logging.LogRecord) -> bool:
-    """False for the record of an exception of this package; Prefect's API handlers receive it all the same."""
+def _is_not_own_error(record: logging.LogRecord) -> bool:
+    """Return False for the record of an exception of this package; Prefect's API handlers still receive it."""
     return not (isinstance(record.exc_info, tuple) and isinstance(record.exc_info[1], ParallelRunError))

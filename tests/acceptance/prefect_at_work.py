@@ -97,6 +97,7 @@ class Prefect:
         for process in reversed(self.started):
             process.send_signal(signal.SIGTERM)
             process.wait(300)
+        self.started = []
         _, alive = psutil.wait_procs(left, 300)
         for process in alive:
             process.kill()

@@ -16,6 +16,8 @@ from prefect_parallel_run.cli import main
 from ..processes import IGNORED, interrupt
 from ..terminal import Terminal
 from .conftest import ours, wait_until
+from .faults.conftest import Started
+from .prefect_at_work import Prefect
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "prefect_parallel_run.cli"]
@@ -168,6 +170,39 @@ def test_an_unreachable_prefect_api_is_one_line(program, workshop):
     assert errors.splitlines()[-1].startswith("cannot reach Prefect's API: ")
     assert "Traceback" not in errors
     assert not workshop.output.exists()
+
+
+def test_an_api_that_is_lost_hides_no_error(program, workshop, tmp_path_factory):
+    """Prefect's own error then says nothing about the run."""
+    gate, begun = workshop.folder / "gate", workshop.folder / "begun"
+    script = workshop.folder / "scripts" / "fails_late.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import pathlib, time\n\n\ndef run(mini_batch):\n"
+        f"    pathlib.Path({str(begun)!r}).touch()\n"
+        f"    while not pathlib.Path({str(gate)!r}).exists():\n        time.sleep(0.01)\n"
+        "    raise OSError('no disk')\n"
+    )
+    fields = {"mini_batch_size": 100, "run_max_try": 1, "error_threshold": 0}
+    options = [program.config(script.name, source_directory=str(script.parent), **fields), "--input", workshop.files]
+    prefect = Prefect(tmp_path_factory.mktemp("lost"))
+    program.environment["PREFECT_API_URL"] = prefect.api
+    try:
+        prefect.start("server", "start", "--port", str(prefect.port))
+        wait_until(prefect.is_up)
+        command = [*PROGRAM, "run", *map(str, options), "--output", str(workshop.output)]
+        with Started(command, stderr=subprocess.PIPE, text=True, env=program.environment) as running:
+            wait_until(lambda: begun.exists() or running.poll() is not None)
+            prefect.stop()
+            gate.touch()
+            _, errors = running.communicate(timeout=600)
+    finally:
+        prefect.stop()
+    assert running.returncode == 1
+    lost = "lost the connection to Prefect's API, which does not know how the run ended: "
+    ended = "LimitExceededError: error_threshold exceeded: 100 failed items, 0 allowed; first failure: mini-batch 0: OSError: "
+    for beginning in (lost, ended):  # among what Prefect's own threads say about the API
+        assert any(line.startswith(beginning) for line in errors.splitlines()), errors
 
 
 @pytest.mark.parametrize("with_server", [True, False])
