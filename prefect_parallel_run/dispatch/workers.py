@@ -16,6 +16,7 @@ from prefect_parallel_run.errors import ComputeTargetError
 
 GONE = (OSError, asyncio.TimeoutError, asyncio.CancelledError, FutureCancelledError)  #: errors of calls to a lost worker
 _PATIENCE = 30.0  #: s without a heartbeat after which a worker counts as lost, or without an answer of the scheduler
+_LONGEST_GAP = 5.0  #: s between two polls of a process that is not stopped meanwhile
 _QUERY_INTERVAL = 1.0  #: s between two queries of the scheduler
 
 
@@ -58,7 +59,8 @@ class LiveWorkers:
         self._client, self._discard, self._wake = client, discard, wake
         self._tracker = WorkerTracker(_PATIENCE)
         self._query: Future[Any] | None = None  # pending query of the scheduler
-        self._queried_at = 0.0
+        self._queried_at = self._polled_at = 0.0
+        self._waited = 0.0  # s for its answer
         self._next_query = 0.0
         self.info: dict[str, Any] = {}  #: the scheduler's information about live workers, by address
 
@@ -71,20 +73,23 @@ class LiveWorkers:
             ComputeTargetError: The scheduler is lost.
         """
         now = time.monotonic()
+        # A longer gap counts in part: if this process was stopped, it has not read an answer yet.
+        gap, self._polled_at = min(now - self._polled_at, _LONGEST_GAP), now
         if self._query is None:
             if now >= self._next_query:
-                self._query, self._queried_at = self._ask_scheduler(), now
+                self._query, self._queried_at, self._waited = self._ask_scheduler(), now, 0.0
                 self._query.add_done_callback(lambda _: self._wake())
             return None
         if not self._query.done():
-            if now - self._queried_at > _PATIENCE:
+            self._waited += gap
+            if self._waited > _PATIENCE:
                 self._query.cancel()
                 raise ComputeTargetError("scheduler", f"no answer for {_PATIENCE:g} s")
             return None
         answered, self._query = self._query, None
         self._next_query = now + _QUERY_INTERVAL
         try:
-            # As of the question: this process may have been stopped since the answer arrived, deaf to newer heartbeats.
+            # Use the time of the query: if this process was stopped after the answer arrived, it has missed newer heartbeats.
             return self._update(answered.result()["workers"], self._queried_at)
         except GONE as error:
             raise ComputeTargetError("scheduler", f"no answer: {error or type(error).__name__}") from error

@@ -17,6 +17,7 @@ import pytest
 from prefect_parallel_run.compute.base import Request
 from prefect_parallel_run.compute.local import LocalTarget
 from prefect_parallel_run.dispatch import workers
+from prefect_parallel_run.errors import ComputeTargetError
 
 from .conftest import wait_until, worker_counts_of_eight
 
@@ -50,19 +51,33 @@ def test_a_cluster_opens_without_settings(bench):
     assert begun(bench) == []
 
 
-def test_a_stop_of_this_process_declares_no_worker_lost(monkeypatch):
-    """Ctrl-Z, or a paused machine, after the scheduler's answer has arrived: newer heartbeats could not be read."""
+def test_a_stop_of_this_process_declares_nothing_lost(monkeypatch):
+    """Ctrl-Z, or a paused machine, before or after the scheduler's answer has arrived: what came later could not be read."""
     monkeypatch.setattr(workers, "_QUERY_INTERVAL", 0.0)
     answered = threading.Event()
+    stopped = [0.0]
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + sum(stopped)))
     with LocalTarget().open(request(1, 1), threading.Event(), Future()) as cluster:
         live = workers.LiveWorkers(cluster.client, cluster.discard, answered.set)
         for pause in (0.0, 10 * workers._PATIENCE):
             answered.clear()
             assert live.poll() is None  # asks
             assert answered.wait(300)
-            monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda pause=pause: time.monotonic() + pause))
+            stopped.append(pause)
             assert live.poll() == []
         assert len(live.info) == 1
+        monkeypatch.setattr(live, "_ask_scheduler", Future)  # a scheduler that never answers
+        for _ in range(2):
+            assert live.poll() is None
+            stopped.append(10 * workers._PATIENCE)
+
+        def poll_every_four_seconds():
+            for _ in range(10):
+                live.poll()
+                stopped.append(4.0)
+
+        with pytest.raises(ComputeTargetError, match="no answer for 30 s"):
+            poll_every_four_seconds()
 
 
 def test_a_worker_that_dies_during_setup_is_replaced(bench):
