@@ -59,10 +59,10 @@ class LimitExceededError(ParallelRunError):
     def __str__(self) -> str:
         nouns = {"error_threshold": ("failed item",), "allowed_failed_count": ("failed mini-batch", "failed mini-batches")}
         if self.limit in nouns:
-            actual = count(self.actual, *nouns[self.limit])
+            message = f"{count(self.actual, *nouns[self.limit])}, {count(self.allowed)} allowed"
         else:
-            actual = f"{self.actual:g} % of the mini-batches failed"
-        message = f"{self.limit} exceeded: {actual}, {self.allowed:g} allowed"
+            message = f"{self.actual:g} % of the mini-batches failed, {self.allowed:g} allowed"
+        message = f"{self.limit} exceeded: {message}"
         return _with_failure(message, self.example, self.run_directory)
 
 
@@ -166,7 +166,7 @@ class NothingSucceededError(ParallelRunError):
         self.items, self.run_directory, self.example = items, run_directory, example
 
     def __str__(self) -> str:
-        message = f"none of {count(self.items, 'item')} succeeded; nothing to publish"
+        message = f"0 of {count(self.items, 'item')} succeeded; nothing to publish"
         return _with_failure(message, self.example, self.run_directory)
 
 

@@ -115,16 +115,18 @@ def _value(field: str, template: Any) -> Any:
             raise ValueError(f"{field}: not found in Prefect: variable {name!r}; {advice}")
     try:
         value = run_coro_as_sync(_resolve(template))
-    except (ObjectNotFound, ValueError) as error:
+    except ObjectNotFound as error:
         reason = str(error).partition(". This block was referenced in your deployment")[0]
         raise ValueError(f"{field}: not found in Prefect: {reason}; {_ADVICE}") from None
+    except ValueError as error:  # the block exists, or the reference names none
+        raise ValueError(f"{field}: Prefect cannot resolve it: {error}") from None
     if (missing := _REFERENCE.search(str(value))) is not None:
         raise ValueError(f"{field}: not found in Prefect: {missing[0]}")
     return value
 
 
 async def _variable(name: str) -> Any:
-    """Return a variable, or None if it does not exist; Prefect would replace a reference to it by nothing."""
+    """Return a variable, or None if it does not exist; Prefect would replace a reference to it by an empty string."""
     async with get_client() as client:
         return await client.read_variable_by_name(name)
 

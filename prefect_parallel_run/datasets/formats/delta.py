@@ -64,14 +64,15 @@ def _missing(path: str, version: int, reason: str) -> str:
     newest = f"its newest versions are: {', '.join(map(str, known))}"
     if version > table.version():
         return f"lacks version {version}; {newest}"
-    return f"version {version} cannot be read as a Delta table: {reason}; its log may have expired; {newest}"
+    expired = "" if version in known else "; its log may have expired"
+    return f"version {version} cannot be read as a Delta table: {reason}{expired}; {newest}"
 
 
 def version_of(path: str, time: str | None = None) -> int:
     """Return the newest version of a table, now or at *time* (ISO 8601); raises InputError."""
     with _opened(path) as table:
         if time is not None:
-            table.load_as_version(time)  # the first version at a time before it was committed
+            table.load_as_version(time)  # for a time before the first commit: the first version
             first = min((commit["timestamp"] for commit in table.history() if "timestamp" in commit), default=0)  # ms
             created = datetime.fromtimestamp(first / 1000, timezone.utc)
             if created > (wanted := datetime.fromisoformat(time.upper().replace("Z", "+00:00"))):

@@ -72,11 +72,11 @@ def test_a_retry_that_the_script_asks_for_is_one_line(log, caplog):
             [
                 "1 of 1 mini-batch (100 %), 1 item",
                 "1 failed item, 0 allowed",
-                "none of 1 item succeeded",
+                "0 of 1 item succeeded",
                 "1 failed mini-batch,",
             ],
         ),
-        (2, ["2 of 2 mini-batches (100 %), 2 items", "2 failed items, 0 allowed", "none of 2 items", "2 failed mini-batches,"]),
+        (2, ["2 of 2 mini-batches (100 %), 2 items", "2 failed items, 0 allowed", "0 of 2 items", "2 failed mini-batches,"]),
     ],
     ids=["one", "two"],
 )
