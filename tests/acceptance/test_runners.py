@@ -122,9 +122,13 @@ def test_cancelled_in_a_process_without_signals(workshop):
         wait_until_equal(lambda: seen(flow_run.id)[3], ["started", "cancelled"])  # before the runner ends its processes
 
     def cancel():
-        wait_until(lambda: len(workshop.invocations()) >= 2)
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(found[0], Cancelling(), force=True)
+        try:
+            wait_until(lambda: len(workshop.invocations()) >= 2)
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(found[0], Cancelling(), force=True)
+            wait_until(lambda: messages)
+        finally:
+            workshop.open_door(4)
 
     thread = threading.Thread(target=cancel)
     thread.start()

@@ -40,7 +40,7 @@ def logged(host, workshop):
 
 
 def open_door(host, workshop, number):
-    """Let the mini-batches of a host go on that wait because more than *number* have begun there."""
+    """Open door *number* of scripts/counts.py on a host: the mini-batches that wait there continue."""
     host.path(f"{workshop.log}.door.{number}").touch()
 
 
@@ -108,9 +108,9 @@ def test_an_input_that_a_node_cannot_see_is_named(workshop, hosts):
 
     cluster, _first, second = hosts
     subprocess.run(["rm", "-r", str(second.path(workshop.files))], check=True)
-    words = ("--sleep", "0", "--doors", "0")  # the first host must not do all the work before the second says this
+    arguments = ("--sleep", "0", "--doors", "0")  # the first host must not do all the work before the second says this
     with pytest.raises(InputError, match=rf"node tcp://{second.address}:\d+ \(host second\) cannot"):
-        workshop.step("slow.py", *words, compute_target=target(cluster), node_count=2)()
+        workshop.step("slow.py", *arguments, compute_target=target(cluster), node_count=2, run_max_try=1, error_threshold=0)()
     subprocess.run(["cp", "-a", str(workshop.files), str(second.path(workshop.files).parent)], check=True)
     with pytest.raises(OutputError, match="cannot access it, and the script writes to it"):
         workshop.step(compute_target=target(cluster), node_count=2, output_action="summary_only")()

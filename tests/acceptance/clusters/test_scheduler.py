@@ -153,9 +153,9 @@ def test_targets_that_are_none(workshop, target, words):
 def test_a_killed_worker_costs_no_row(workshop, start_cluster, scripts):
     """Its nanny starts another one, which is used; nothing is lost or doubled."""
     cluster = start_cluster("a", "b")
-    words = ("--sleep", "0.05", "--doors", "30")  # so that there is work until the worker is killed
+    arguments = ("--sleep", "0.05", "--doors", "30")  # so that there is work until the worker is killed
     options = {"compute_target": cluster.address, "node_count": 2, "process_count_per_node": 1, "mini_batch_size": 1}
-    run = begin(workshop.step("slow.py", *words, **options))
+    run = begin(workshop.step("slow.py", *arguments, **options))
     wait_until(lambda: len(workshop.invocations()) > 20)
     worker = next(p for p in cluster.workers["a"].tree() if "spawn_main" in command_line(p))
     worker.kill()
@@ -172,8 +172,8 @@ def test_a_killed_scheduler_ends_the_step_and_its_processes(workshop, start_clus
 
     cluster = start_cluster("a")
     options = {"process_count_per_node": 1, "mini_batch_size": 1, "run_max_try": 1}
-    words = ("--sleep", "0.05", "--doors", "30")  # so that there is work until the scheduler is killed
-    run = begin(workshop.step("slow.py", *words, compute_target=cluster.address, **options))
+    arguments = ("--sleep", "0.05", "--doors", "30")  # so that there is work until the scheduler is killed
+    run = begin(workshop.step("slow.py", *arguments, compute_target=cluster.address, **options))
     wait_until(lambda: len(workshop.invocations()) > 20)
     cluster.scheduler.kill()
     with pytest.raises(ComputeTargetError):
@@ -181,7 +181,7 @@ def test_a_killed_scheduler_ends_the_step_and_its_processes(workshop, start_clus
     wait_until(lambda: not facts(cluster))
     done = len({index for index, _ in workshop.invocations()})
     workshop.open_door(30)
-    result = workshop.step("slow.py", *words, **options)()
+    result = workshop.step("slow.py", *arguments, **options)()
     assert len(names(result)) == 100
     assert len(workshop.invocations()) < 100 + done
     assert verified(result)

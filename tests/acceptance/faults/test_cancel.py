@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,24 @@ from prefect_parallel_run.cli import main
 
 from ...processes import interrupt
 from ..conftest import ours, wait_until
-from .conftest import ROOT, ledger
+from .conftest import ROOT, Started, ledger
 
 
-def start(workshop, how):
-    """Start a flow that cannot end before it is cancelled: its mini-batches wait at doors."""
+@contextmanager
+def started(workshop, how):
+    """Start a flow that cannot end before it is cancelled: its mini-batches wait at doors. It is killed if the test fails."""
     command = [sys.executable, str(Path(__file__).with_name("cancelled_flow.py"))]
     command += [str(workshop.scripts), str(workshop.files), str(workshop.output), str(workshop.log), how, "10,20"]
     from prefect.settings import PREFECT_API_URL
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    with stderr_of(workshop).open("w") as stderr:
-        process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
-    wait_until(lambda: len(workshop.invocations()) >= 3 or process.poll() is not None)
-    assert process.poll() is None, stderr_of(workshop).read_text()
-    return process
+    with (
+        stderr_of(workshop).open("w") as stderr,
+        Started(command, env=environment, stderr=stderr, start_new_session=True) as process,
+    ):
+        wait_until(lambda: len(workshop.invocations()) >= 3 or process.poll() is not None)
+        assert process.poll() is None, stderr_of(workshop).read_text()
+        yield process
 
 
 def stderr_of(workshop):
@@ -48,8 +52,7 @@ def status(run):
     return ledger(run, "SELECT value FROM run WHERE key='status'")[0][0]
 
 
-def check_cancelled_and_resume(workshop, process):
-    process.wait(timeout=600)
+def check_cancelled_and_resume(workshop):
     said = stderr_of(workshop).read_text()
     wait_until(lambda: not ours())
     run = run_directory(workshop)
@@ -71,40 +74,41 @@ def check_cancelled_and_resume(workshop, process):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it(workshop, how, number):
     """SIGTERM, as sent by a Prefect worker, and Ctrl-C."""
-    process = start(workshop, how)
-    send(workshop, process, number, lambda: process.poll() is not None)
-    check_cancelled_and_resume(workshop, process)
+    with started(workshop, how) as process:
+        send(workshop, process, number, lambda: process.poll() is not None)
+    check_cancelled_and_resume(workshop)
 
 
 def test_ctrl_c_twice(workshop):
     """The second one arrives during the cleanup and shortens it; still no process is left, and the run can be resumed."""
-    process = start(workshop, "called")
-    run = run_directory(workshop)
-    send(workshop, process, signal.SIGINT, lambda: status(run) == "cancelled")
-    process.send_signal(signal.SIGINT)
-    check_cancelled_and_resume(workshop, process)
+    with started(workshop, "called") as process:
+        run = run_directory(workshop)
+        send(workshop, process, signal.SIGINT, lambda: status(run) == "cancelled")
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=600)
+    check_cancelled_and_resume(workshop)
 
 
 def test_a_submitted_step_detects_cancellation_in_the_api(workshop):
     """The flow run's state is Cancelling, and there was no signal."""
-    process = start(workshop, "submitted")
-    with get_client(sync_client=True) as client:
+    with started(workshop, "submitted") as process, get_client(sync_client=True) as client:
         newest = max(client.read_flow_runs(), key=lambda run: run.created)
         client.set_flow_run_state(newest.id, Cancelling(), force=True)
-    check_cancelled_and_resume(workshop, process)
+        process.wait(timeout=600)
+    check_cancelled_and_resume(workshop)
 
 
 def test_resume_itself_can_be_cancelled(workshop):
     """Exit code 130 for both Ctrl-C and SIGTERM."""
-    process = start(workshop, "called")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=600)
+    with started(workshop, "called") as process:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=600)
     wait_until(lambda: not ours())
     run = run_directory(workshop)
     seen = len(workshop.invocations())
     workshop.open_door(10)
     command = [sys.executable, "-m", "prefect_parallel_run.cli", "resume", str(run)]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as resumed:
+    with Started(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as resumed:
         wait_until(lambda: len(workshop.invocations()) > seen + 2)
         resumed.send_signal(signal.SIGTERM)
         resumed.communicate(timeout=600)

@@ -108,11 +108,15 @@ def test_children_and_workers_are_killed_throughout(driver, workshop, monkeypatc
 
 
 def kill_one(chance):
-    """Kill a child or, more rarely, a worker."""
-    while True:
-        with contextlib.suppress(IndexError, psutil.NoSuchProcess):  # none is there at the moment, or it has just ended
+    """Kill a child or, less often, a worker."""
+
+    def is_killed():
+        with contextlib.suppress(IndexError, psutil.NoSuchProcess):  # none exists at the moment, or it has just ended
             chance.choice(ours("child/__main__.py") * 4 + ours("compute/worker.py")).kill()
-            return
+            return True
+        return False
+
+    wait_until(is_killed)
 
 
 def test_no_orphan_survives_a_killed_flow_process(driver, workshop):

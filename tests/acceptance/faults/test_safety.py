@@ -124,9 +124,11 @@ def test_an_output_folder_that_is_removed_meanwhile(workshop):
     step = workshop.step("slow.py", "--sleep", "0.2", "--doors", "8", mini_batch_size=2, run_max_try=1)
 
     def remove():
-        wait_until(lambda: len(workshop.invocations()) >= 4)
-        shutil.rmtree(workshop.output, ignore_errors=True)
-        workshop.open_door(8)
+        try:
+            wait_until(lambda: len(workshop.invocations()) >= 4)
+            shutil.rmtree(workshop.output, ignore_errors=True)
+        finally:
+            workshop.open_door(8)
 
     remover = threading.Thread(target=remove)
     remover.start()
