@@ -16,8 +16,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _with_options(decorator: Callable[P, R]) -> Callable[P, R]:
-    """Return *decorator* with an error for ``@decorator`` in place of ``@decorator(…)``."""
+def _require_parentheses(decorator: Callable[P, R]) -> Callable[P, R]:
+    """Return *decorator*, which then raises TypeError if it is used without parentheses."""
 
     @wraps(decorator)
     def checked(*values: P.args, **options: P.kwargs) -> R:
@@ -29,7 +29,7 @@ def _with_options(decorator: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-@_with_options
+@_require_parentheses
 def parallel_run(
     *, error_threshold: int, output_action: Literal["append_row", "summary_only"], **options: Any
 ) -> Callable[[Callable[P, R]], FunctionStep[P, R]]:

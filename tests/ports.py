@@ -1,4 +1,4 @@
-"""Ports for servers that need the number of theirs before they start."""
+"""Free ports for servers that must know their port before they start."""
 
 import secrets
 import socket
@@ -9,7 +9,7 @@ FIRST = 10_000
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free, and that the system gives to no other program until the server has started."""
+    """Return a free port of loopback, which the system gives to no other program if its own range starts above port 20,000."""
     first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     end = first_given if first_given > 2 * FIRST else 1 << 16
     while True:

@@ -10,7 +10,7 @@ IGNORED = re.compile(r"Exception ignored in.*?(KeyboardInterrupt|TerminationSign
 
 
 def interrupt(send, has_effect, printed):
-    """Call *send*, which signals a process, until it has its effect: again if Python ignores it, as *printed()* shows."""
+    """Call *send*, which signals a process, and wait for the effect; send again if *printed()* shows that Python ignored it."""
     send()
     deadline, is_ignored = time.monotonic() + 300, False
     while not has_effect():

@@ -22,7 +22,7 @@ class LakehouseReader(ParquetReader):
 
 
 def _column(name: str, stored: Optional[str], table: Any, row: Any) -> Any:
-    """Return the column *stored* of a file, in the type that *row* may have; without one, the value in *row* for every row."""
+    """Return column *stored* of the file, cast to its type in *row* if it is there; if the file lacks it, repeat its value."""
     if stored is not None:
         return table[stored].cast(row.schema.field(name).type) if name in row.column_names else table[stored]
     value = row[name][0]

@@ -41,10 +41,10 @@ class RowGroupReader(TableReader):
             dates = [field.name for field in rows.schema if "date" in str(field.type)]
             if not dates or "out of range" not in str(error):
                 raise
-            advice = (
-                "expected a date that Python has, of the years 1 to 9999; write it as text, or leave it out with drop_columns"
-            )
-            raise BadRecord(f"{work['path']}, column {' or '.join(map(repr, dates))}: {error}; {advice}") from None
+            expected = "expected a date in the years 1 to 9999, the only ones that Python supports"
+            advice = "store the column as text (in a query, cast it to text), or exclude it with drop_columns"
+            columns = " or ".join(map(repr, dates))
+            raise BadRecord(f"{work['path']}, column {columns}: {error}; {expected}; {advice}") from None
         return with_null_types(frame, work.get("nullable", ()))
 
     def prepare(self, work: Dict[str, Any]) -> None:

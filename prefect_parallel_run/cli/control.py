@@ -41,7 +41,7 @@ def control(run_directory: str, kind: str, processes: int | None, as_json: bool,
 
 
 def _argument(field: str) -> str:
-    return "a number of processes per node" if field == PROCESSES else f"--{field.replace('_', '-')}"
+    return "N, the number of processes per node" if field == PROCESSES else f"--{field.replace('_', '-')}"
 
 
 class RunNotActiveError(ParallelRunError):

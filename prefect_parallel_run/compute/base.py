@@ -163,8 +163,8 @@ def worker_count(target: str, client: Client, cancelled: threading.Event) -> int
 def read_workers(client: Client) -> dict[str, Any]:
     """Return the scheduler's information about its workers, by address; raises any exception of the connection.
 
-    Client.scheduler_info() must not be used: it returns a cache, which Dask's periodic update may have replaced since the
-    answer arrived, by one that names no workers.
+    Do not use Client.scheduler_info(): it returns the client's cache, which Dask's periodic update may already have replaced
+    by one that lists no workers.
     """
     if client.scheduler is None:  # the client closed because it lost its scheduler
         raise OSError("lost the connection to the scheduler")

@@ -433,7 +433,7 @@ class TabularDataset(Dataset):
         warnings.finish()
 
     def _shown(self, file: ListedFile) -> str:
-        """Return what errors and warnings about the columns of a file name; a copy says nothing to users."""
+        """Return what errors and warnings about the columns of a file name; the path of a copy means nothing to users."""
         return self.origin if self.reads_once else file.path
 
     def _check_columns(self, file: ListedFile, plan: FilePlan, keys: list[KeyValue]) -> None:

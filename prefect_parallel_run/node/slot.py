@@ -333,8 +333,12 @@ class Slot:
             for answer in child.answers():
                 problem, deadline = str(answer[1]), time.monotonic() + _EXIT_GRACE
             if time.monotonic() > deadline:
-                how = "shutdown() did not return" if problem is None else "after shutdown(), its process did not exit"
-                return problem or f"{how} and was killed"
+                what = (
+                    "shutdown() did not return and its process"
+                    if problem is None
+                    else "its process did not exit after shutdown() and"
+                )
+                return problem or f"{what} was killed"
             self.raise_if_stopping()
         for answer in child.answers():
             problem = str(answer[1])

@@ -131,7 +131,9 @@ def _format(kind: str, values: Mapping[str, float]) -> str:
 
 
 def check(kind: str, values: Mapping[str, Any], label: Callable[[str], str] = str) -> None:
-    """Raise ValueError when a command is invalid; *label* returns how the sender writes a field that is missing or misplaced.
+    """Raise ValueError when a command is invalid.
+
+    *label* returns a field's name as the sender writes it, for errors about missing or unexpected fields.
 
     >>> check("limits", {"error_threshold": -1})
     >>> check("processes", {"process_count_per_node": 0})
@@ -145,7 +147,8 @@ def check(kind: str, values: Mapping[str, Any], label: Callable[[str], str] = st
     if not values.keys() <= set(fields) or bool(values) != bool(fields):
         several = "one or more of " if len(fields) > 1 else ""
         expected = f"{several}{', '.join(map(label, fields))}" if fields else "no values"
-        raise ValueError(f"{kind}: expected {expected}, got {', '.join(shown(label(name)) for name in values) or 'nothing'}")
+        found = map(shown if label is str else label, values)  # anything may stand in the file of commands
+        raise ValueError(f"{kind}: expected {expected}, got {', '.join(found) or 'nothing'}")
     for name, value in values.items():
         expected, is_valid = _EXPECTED[name]
         if not is_valid(value):

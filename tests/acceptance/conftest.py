@@ -182,7 +182,7 @@ class Workshop:
         return sorted(tuple(map(int, line.split()[1:3])) for line in lines if line.startswith("run "))
 
     def open_door(self, number: int) -> None:
-        """Let the mini-batches go on that wait at a door of scripts/counts.py: more than *number* had begun."""
+        """Open door *number* of scripts/counts.py: the mini-batches that wait there continue."""
         self.log.with_name(f"{self.log.name}.door.{number}").touch()
 
 

@@ -202,8 +202,8 @@ def starting_for(monkeypatch):
 @pytest.fixture
 def bench(tmp_path, scripts, monkeypatch):
     monkeypatch.setattr(node_log, "_PATIENCE", 300.0)  # tests read the logs of a closed node, however slow the disk is
-    monkeypatch.setattr(slot_module, "_EXIT_GRACE", 300.0)  # and how its children exit by themselves,
-    monkeypatch.setattr(child_startup, "_ANSWER_TIMEOUT", 60.0)  # and wait for a standby child, however busy the machine is
+    monkeypatch.setattr(slot_module, "_EXIT_GRACE", 300.0)  # tests check how children exit by themselves
+    monkeypatch.setattr(child_startup, "_ANSWER_TIMEOUT", 60.0)  # tests wait for a standby child, however busy the machine is
     made = Bench(tmp_path, scripts)
     yield made
     made.close()

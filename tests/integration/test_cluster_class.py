@@ -14,7 +14,7 @@ from prefect_parallel_run.errors import ComputeTargetError
 
 from .conftest import wait_until
 
-#: A scheduler whose pages have a port of their own: the port that is Dask's default has one user on the whole machine.
+#: A scheduler whose dashboard does not use the default port of Dask, which only one program on a machine can bind.
 QUIET = {
     "cls": Scheduler,
     "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "port": 0},

@@ -1,10 +1,10 @@
-"""Like gathers.py, but takes a random while then, so that mini-batches end in another order than they began."""
+"""Like gathers.py, but then sleeps for a random time, so that mini-batches end in another order than they began."""
 
 import random
 import time
 
 import gathers
-from gathers import init  # noqa: F401  it is called here too
+from gathers import init  # noqa: F401  the child calls it
 
 
 def run(mini_batch, context):

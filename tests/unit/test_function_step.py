@@ -130,7 +130,7 @@ def test_retries_are_an_integer(retries):
         as_step(score).with_options(retries=retries)
 
 
-def test_a_field_of_the_configuration_is_no_option_of_a_copy():
+def test_a_field_of_the_configuration_is_not_an_option_of_a_copy():
     """But Prefect's options of the same name are."""
     with pytest.raises(
         ValueError, match=r"^mini_batch_size is a field of the configuration, not an option of a task; set it in"

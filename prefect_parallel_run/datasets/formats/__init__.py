@@ -46,7 +46,7 @@ class TablePlanner(ABC):
         self._dataset = dataset
 
     def newest(self) -> dict[str, int]:
-        """Return the fields of the dataset for the newest version of a table; none if the format has no versions."""
+        """Return the dataset's fields that select the newest version of the table; empty if the format has no versions."""
         return {}
 
     def listing(self, check_cancelled: CheckCancelled) -> Listing:

@@ -95,7 +95,7 @@ class Lakehouse(Parquet):
         return super().plan(file, size)._replace(keys=None)
 
     def columns(self, file: ListedFile, schema: pa.Schema) -> tuple[list[str], pa.Schema, dict[str, Any]]:
-        """Return the columns; those that the file lacks are strings there: their values do not depend on its nulls."""
+        """Return what Parquet.columns does; those that the file lacks are strings, whose values do not depend on its nulls."""
         values, whole = {**self._listing.defaults, **self._listing.values[file.path]}, self._listing.schema
         kept = kept_schema(whole, self._dataset.selection.fields())
         stored = self._listing.stored(file.path, schema, kept.names)
@@ -104,15 +104,17 @@ class Lakehouse(Parquet):
             if field.name in stored:
                 _check_column(file.path, field, stored[field.name].type)
         names = {name: stored[name].name if name in stored else None for name in kept.names}
-        there = [field.with_name(names[field.name]) if field.name in stored else field.with_type(pa.string()) for field in kept]
+        fields = [
+            field.with_name(names[field.name]) if field.name in stored else field.with_type(pa.string()) for field in kept
+        ]
         if schema.names == kept.names == [*names.values()] and not others:
-            return whole.names, pa.schema(there), {}
+            return whole.names, pa.schema(fields), {}
         row = pa.Table.from_pylist([values], pa.schema(others))  # null for a column that the file lacks
-        return whole.names, pa.schema(there), {"columns": names, "row": _encoded(row)}
+        return whole.names, pa.schema(fields), {"columns": names, "row": _encoded(row)}
 
 
 def _check_column(path: str, field: pa.Field, kind: pa.DataType) -> None:
-    """Raise InputError unless the values of a column of the table are those of a file that has it as *kind*, cast."""
+    """Raise InputError unless a file's values of type *kind* can be cast to the type of the table's column."""
     try:
         can_cast = _family(kind) == _family(field.type)
         pa.array([], kind).cast(field.type)

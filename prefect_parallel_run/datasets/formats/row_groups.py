@@ -146,7 +146,7 @@ class Parquet(TablePlanner):
         return FilePlan(work, pieces("parquet", groups, size), stored_values(metadata.metadata), names=names, warnings=messages)
 
     def columns(self, _file: ListedFile, schema: pa.Schema) -> tuple[list[str], pa.Schema, dict[str, Any]]:
-        """Return the names of all columns, those columns of *schema* that are kept, and fields of a work that convert these."""
+        """Return all names, the kept columns as the file names them, and the fields of a work that convert them."""
         return schema.names, kept_schema(schema, self._dataset.selection.fields()), {}
 
 

@@ -118,7 +118,7 @@ def test_a_date_that_python_lacks_is_named_with_its_column(tmp_path, day):
     table = pa.table({"n": [1, 2], "day": pa.array([day, 0], pa.int32()).cast(pa.date32())})
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(
-        BadRecord, match=r"t\.parquet, column 'day': .* out of range; expected .* of the years 1 to 9999; write"
+        BadRecord, match=r"t\.parquet, column 'day': .* out of range; expected .* in the years 1 to 9999, .*; store"
     ):
         frames(tmp_path / "t.parquet", 1 << 20)
 

@@ -136,9 +136,9 @@ def test_a_wrong_option_is_named_with_its_value(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["processes"], "processes: expected a number of processes per node, got nothing\n"),
-        (["pause", "3"], "pause: expected no values, got 'a number of processes per node'\n"),
-        (["continue", "--error-threshold", "3"], "continue: expected no values, got '--error-threshold'\n"),
+        (["processes"], "processes: expected N, the number of processes per node, got nothing\n"),
+        (["pause", "3"], "pause: expected no values, got N, the number of processes per node\n"),
+        (["continue", "--error-threshold", "3"], "continue: expected no values, got --error-threshold\n"),
         (["limits"], "limits: expected one or more of --error-threshold, --allowed-failed-count, "),
     ],
     ids=["processes", "pause", "continue", "limits"],
