@@ -52,7 +52,7 @@ def test_a_cluster_opens_without_settings(bench):
 
 
 def test_a_stop_of_this_process_declares_nothing_lost(monkeypatch):
-    """Ctrl-Z, or a paused machine, before or after the scheduler's answer has arrived: what came later could not be read."""
+    """Ctrl-Z, or a paused machine, before or after the scheduler's answer has arrived: later messages could not be read."""
     monkeypatch.setattr(workers, "_QUERY_INTERVAL", 0.0)
     answered = threading.Event()
     stopped = [0.0]
