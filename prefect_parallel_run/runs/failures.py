@@ -147,11 +147,25 @@ def _failed_pieces(ledger: Ledger, whole: FailedMiniBatch) -> list[FailedMiniBat
 
 
 def first_failure(ledger: Ledger) -> str:
-    """Return the first failed attempt as one line; without one the first mini-batch with too few rows, or ""."""
-    query = "SELECT mini_batch, error_type, error FROM attempts WHERE outcome <> 'succeeded' ORDER BY started LIMIT 1"
+    """Return as one line the first failed attempt at a mini-batch with failed items, or the first mini-batch with too few rows.
+
+    Without either, return the first failed attempt, or "" if there is none.
+    """
+    return (
+        _first_attempt(ledger, "failed > 0 AND state <> 'waiting'")
+        or _first_shortfall(ledger)
+        or _first_attempt(ledger, "TRUE")
+    )
+
+
+def _first_attempt(ledger: Ledger, condition: str) -> str:
+    query = (
+        "SELECT mini_batch, error_type, error FROM attempts JOIN mini_batches USING (mini_batch)"
+        f" WHERE outcome <> 'succeeded' AND {condition} ORDER BY started LIMIT 1"
+    )
     row = next(ledger.rows(query), None)
     if row is None:
-        return _first_shortfall(ledger)
+        return ""
     first_line = (row[2] or "").strip().partition("\n")[0]
     return f"mini-batch {row[0]}: {row[1]}: {first_line}"
 

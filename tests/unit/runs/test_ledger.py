@@ -134,6 +134,16 @@ def test_attempts_at_pieces_count_and_name_the_failing_item(ledger):
     assert found == [(1, 4, 1), (2, 1, 10), (3, 1, 10)]
 
 
+def test_an_attempt_that_is_repeated_is_not_the_first_failure(ledger):
+    """If items of another mini-batch have failed: a limit was exceeded by these. Otherwise it is all that can be said."""
+    ledger.commit([(receipt(1, outcome="raised"), "waiting")])
+    assert first_failure(ledger) == "mini-batch 1: ValueError: bad 1"
+    ledger.commit([(receipt(4, succeeded=1, failed=9, rows=1), "succeeded")])
+    assert first_failure(ledger) == "mini-batch 4: run() returned 1 row for 10 items"
+    ledger.commit([(receipt(2, outcome="raised"), "failed")])
+    assert first_failure(ledger) == "mini-batch 2: ValueError: bad 2"
+
+
 def test_missing_rows_count_as_a_failure(ledger):
     """Without a failed attempt they are the first failure."""
     assert first_failure(ledger) == ""
