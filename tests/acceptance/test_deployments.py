@@ -230,14 +230,20 @@ def field(page, label):
 
 
 def submitted(page):
-    """Submit the form, again while the server is busy, and return what the server answers."""
+    """Submit the form, again while the server is busy or if the form loses the click, and return what the server answers."""
+    from playwright.sync_api import TimeoutError as NoRequest
 
     def answered():
-        with page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as answer:
-            page.get_by_role("button", name="Submit").click()
-        return None if answer.value.status == 503 else answer.value
+        try:
+            with page.expect_request(lambda asked: asked.url.endswith("/create_flow_run"), timeout=30_000) as asked:
+                page.get_by_role("button", name="Submit").click()
+        except NoRequest:
+            print(page.inner_text("body"))  # says which field the form finds wrong, if any
+            return None
+        answer = asked.value.response()
+        return None if answer.status == 503 else answer
 
-    return wait_until(answered, 120, pause=1)
+    return wait_until(answered, 300, pause=1)
 
 
 def accepted(page):
