@@ -59,11 +59,10 @@ class LimitExceededError(ParallelRunError):
     def __str__(self) -> str:
         nouns = {"error_threshold": ("failed item",), "allowed_failed_count": ("failed mini-batch", "failed mini-batches")}
         if self.limit in nouns:
-            message = f"{count(self.actual, *nouns[self.limit])}, {count(self.allowed)} allowed"
+            figures = f"{count(self.actual, *nouns[self.limit])}, {count(self.allowed)} allowed"
         else:
-            message = f"{self.actual:g} % of the mini-batches failed, {self.allowed:g} allowed"
-        message = f"{self.limit} exceeded: {message}"
-        return _with_failure(message, self.example, self.run_directory)
+            figures = f"{self.actual:g} % of the mini-batches failed, {self.allowed:g} allowed"
+        return _with_failure(f"{self.limit} exceeded: {figures}", self.example, self.run_directory)
 
 
 class EntryScriptError(ParallelRunError):

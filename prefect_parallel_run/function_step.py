@@ -15,7 +15,7 @@ from prefect_parallel_run._units import shown
 from prefect_parallel_run.child.functions import NotAnEntryScript, StepFunctions, check_function, wants_context
 from prefect_parallel_run.config.base import similar
 from prefect_parallel_run.config.model import ParallelRunConfig
-from prefect_parallel_run.step import ParallelRunStep
+from prefect_parallel_run.step import TASK_OPTIONS, ParallelRunStep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +23,7 @@ Hook = TypeVar("Hook", bound=Callable[[], Any])
 
 _SET_HERE = {"self", "fn", "parallel_run_config", "task_options", "entry_script", "entry_function"}
 _FIELDS = ParallelRunConfig.model_fields.keys() - _SET_HERE
-_OPTIONS = {*_FIELDS, *inspect.signature(ParallelRunStep).parameters, *inspect.signature(Task).parameters} - _SET_HERE
+_OPTIONS = {*_FIELDS, *inspect.signature(ParallelRunStep).parameters, *TASK_OPTIONS} - _SET_HERE
 
 
 class FunctionStep(ParallelRunStep, Generic[P, R]):

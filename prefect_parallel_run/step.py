@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from prefect_parallel_run.execution.trial import TrialResult
 
 _OWN_CACHING = {"cache_policy", "cache_key_fn", "result_storage_key"}  #: options that replace the step's own caching
-_TASK_OPTIONS = inspect.signature(Task).parameters.keys()
+TASK_OPTIONS = inspect.signature(Task).parameters.keys()  #: what Prefect accepts; some are fields of the configuration too
 _SET_IT = "set it in the ParallelRunConfig, or in the parentheses of @parallel_run"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")
 
@@ -120,7 +120,7 @@ class ParallelRunStep(Task[..., ParallelRunResult]):
             raise ValueError(f"name: expected letters, digits, blanks, '_', '.' and '-', got {name!r}")
         check_arguments(arguments)
         _check_target(parallel_run_config)
-        if fields := sorted(task_options.keys() & ParallelRunConfig.model_fields.keys() - _TASK_OPTIONS):
+        if fields := sorted(task_options.keys() & ParallelRunConfig.model_fields.keys() - TASK_OPTIONS):
             raise ValueError(f"{fields[0]} is a field of the configuration, not an option of a task; {_SET_IT}")
         if (retries := task_options.pop("retries", None)) is not None:
             if not is_int(retries) or retries < 0:

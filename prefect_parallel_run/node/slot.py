@@ -333,12 +333,9 @@ class Slot:
             for answer in child.answers():
                 problem, deadline = str(answer[1]), time.monotonic() + _EXIT_GRACE
             if time.monotonic() > deadline:
-                what = (
-                    "shutdown() did not return and its process"
-                    if problem is None
-                    else "its process did not exit after shutdown() and"
-                )
-                return problem or f"{what} was killed"
+                if problem is None:
+                    return "shutdown() did not return and its process was killed"
+                return problem or "its process did not exit after shutdown() and was killed"
             self.raise_if_stopping()
         for answer in child.answers():
             problem = str(answer[1])

@@ -130,7 +130,7 @@ def _format(kind: str, values: Mapping[str, float]) -> str:
     return " ".join([kind, *(f"{name}={value:g}" for name, value in values.items())])
 
 
-def check(kind: str, values: Mapping[str, Any], label: Callable[[str], str] = str) -> None:
+def check(kind: str, values: Mapping[str, Any], label: Callable[[str], str] | None = None) -> None:
     """Raise ValueError when a command is invalid.
 
     *label* returns a field's name as the sender writes it, for errors about missing or unexpected fields.
@@ -146,8 +146,8 @@ def check(kind: str, values: Mapping[str, Any], label: Callable[[str], str] = st
     fields = FIELDS[kind]
     if not values.keys() <= set(fields) or bool(values) != bool(fields):
         several = "one or more of " if len(fields) > 1 else ""
-        expected = f"{several}{', '.join(map(label, fields))}" if fields else "no values"
-        found = map(shown if label is str else label, values)  # anything may stand in the file of commands
+        expected = f"{several}{', '.join(map(label or str, fields))}" if fields else "no values"
+        found = map(label or shown, values)  # without a label they are from a file, which may have anything
         raise ValueError(f"{kind}: expected {expected}, got {', '.join(found) or 'nothing'}")
     for name, value in values.items():
         expected, is_valid = _EXPECTED[name]
